@@ -1,0 +1,156 @@
+"""A model on disk: its manifest, its files, and the proof that they are what the manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import __version__
+from ..errors import PackageError
+from . import schema
+from .manifest import MANIFEST_PATH, Manifest
+
+NETWORKS = ("DynUNet", "UNet", "SegResNet", "VNet")
+"""Networks a package may name; :mod:`predict.torch_backend` builds them from MONAI."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A loaded model package.
+
+    Args:
+        root: Its folder.
+        manifest: Its validated manifest.
+    """
+
+    root: Path
+    manifest: Manifest
+
+    def has(self, role: str) -> bool:
+        """Whether the package carries a file for ``role``: ``torch``, ``safetensors``, ``onnx`` or ``reference``."""
+        return role in self.manifest.files
+
+    def path(self, role: str) -> Path:
+        """The file for ``role``.
+
+        Raises:
+            PackageError: The package has none.
+        """
+        if not self.has(role):
+            raise PackageError(f"Model '{self.manifest.name}' carries no {role} file.")
+        return self.root / self.manifest.files[role].path
+
+    def verify(self) -> None:
+        """Compare every file with the size and SHA-256 in the manifest.
+
+        Raises:
+            PackageError: A file differs; the model must be fetched again.
+        """
+        for role in self.manifest.files:
+            self.verified_bytes(role)
+
+    def verified_bytes(self, role: str) -> bytes:
+        """The content of the file for ``role``, read once and proven by size and SHA-256.
+
+        What is verified is what is used: a file cannot change between the check and the reading.
+        """
+        file = self.manifest.files[role]
+        path = self.path(role)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise PackageError(
+                f"Model '{self.manifest.name}': {file.path} cannot be read ({error.strerror}); install the model again."
+            ) from None
+        if len(content) != file.size or hashlib.sha256(content).hexdigest() != file.sha256:
+            raise PackageError(
+                f"Model '{self.manifest.name}' is damaged: the checksum of {file.path} is wrong; install it again."
+            )
+        return content
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of manifest and listed files' hashes: two packages with the same hash are the same model."""
+        return hashlib.sha256((self.root / MANIFEST_PATH).read_bytes()).hexdigest()
+
+
+def load(source: str | os.PathLike[str]) -> Package:
+    """Open a model package by folder, or by the name of an installed one.
+
+    The manifest is validated and every listed file must be there; their content is checked when it is read.
+
+    Raises:
+        PackageError: There is no such model, or it is incomplete, not valid, too new, or names an unknown network.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        known = installed()
+        if str(source) not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise PackageError(f"There is no model '{source}'; give a package folder or an installed model ({names}).")
+        folder = known[str(source)]
+    path = folder / MANIFEST_PATH
+    try:
+        manifest = Manifest.from_dict(schema.load_json(path))
+    except OSError:
+        raise PackageError(
+            f"'{folder}' is not a model package: {MANIFEST_PATH} is missing or cannot be read."
+        ) from None
+    except ValueError as error:
+        raise PackageError(f"The model in '{folder}' cannot be read: {MANIFEST_PATH} {error}.") from None
+    _check(folder, manifest)
+    return Package(folder.resolve(), manifest)
+
+
+def _check(folder: Path, manifest: Manifest) -> None:
+    if manifest.network not in NETWORKS:
+        raise PackageError(
+            f"Model '{manifest.name}' uses the network '{manifest.network}', which is not one of {', '.join(NETWORKS)}."
+        )
+    for role, file in manifest.files.items():
+        path = folder / file.path
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise PackageError(f"Model '{manifest.name}' names the file '{file.path}' outside its own folder.")
+        if not path.is_file():
+            raise PackageError(
+                f"Model '{manifest.name}' is incomplete: {file.path} ({role}) is missing; install it again."
+            )
+    if not {"onnx", "safetensors", "torch"} & set(manifest.files):
+        raise PackageError(f"Model '{manifest.name}' carries no weights.")
+    needed = str(manifest.raw.get("requires", {}).get("unetsegment", "0"))
+    if _version(needed) > _version(__version__):
+        raise PackageError(
+            f"Model '{manifest.name}' needs UNetSegment {needed} or newer, this is {__version__}; update UNetSegment."
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    digits = [part for part in text.lstrip(">=v ").split(".")[:3]]
+    return tuple(int(part) if part.isdigit() else 0 for part in digits)
+
+
+def cache_folder() -> Path:
+    """Where downloaded and imported models live for this user; ``UNETSEGMENT_CACHE`` overrides it."""
+    if chosen := os.environ.get("UNETSEGMENT_CACHE"):
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "UNetSegment"
+
+
+def installed() -> dict[str, Path]:
+    """Names and folders of the models on this computer: those that ship, then the user's (which win)."""
+    library = Path(__file__).resolve().parents[1]
+    places = [library.parent / "Resources" / "Models", library.parents[1] / "Resources" / "Models"]
+    found: dict[str, Path] = {}
+    for place in (*places, cache_folder() / "models"):
+        if place.is_dir():
+            found.update({p.parents[1].name: p.parents[1] for p in sorted(place.glob(f"*/{MANIFEST_PATH}"))})
+    return found
