@@ -173,13 +173,13 @@ class Grid:
     def with_spacing(self, spacing: Sequence[float]) -> Grid:
         """The grid that covers the same field of view at another spacing, as MONAI's ``Spacing`` lays it out.
 
-        The centre of voxel (0, 0, 0) stays where it is; the size is ``round((n - 1) * old / new) + 1``, so that
+        The centre of voxel (0, 0, 0) stays where it is; the size is ``round((n - 1) * old / new + 1)``, so that
         voxel centres span the distance that they spanned.
         """
         old, new = np.asarray(self.spacing), np.asarray(spacing, float)
         if np.allclose(old, new, rtol=1e-4, atol=0):  # headers hold spacings in single precision
             return self
-        shape = np.maximum(np.round((np.asarray(self.shape) - 1) * old / new).astype(int) + 1, 1)
+        shape = np.round((np.asarray(self.shape) - 1) * old / new + 1).astype(int)
         return Grid.from_spacing(shape, new, self.origin, self.direction)  # type: ignore[arg-type]
 
     def transformed(self, matrix: np.ndarray) -> Grid:
