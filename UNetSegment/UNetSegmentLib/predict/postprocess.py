@@ -26,5 +26,5 @@ def keep_largest_component(array: np.ndarray, labels: Sequence[int]) -> np.ndarr
     if not mask.any():
         return array
     components = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)))
-    largest = sitk.GetArrayViewFromImage(sitk.RelabelComponent(components, sortByObjectSize=True)) == 1
+    largest = sitk.GetArrayFromImage(sitk.RelabelComponent(components, sortByObjectSize=True)) == 1
     return np.where(mask & ~largest, array.dtype.type(0), array)

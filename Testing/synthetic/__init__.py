@@ -1,0 +1,1 @@
+"""Synthetic models and images whose right answer is known."""
