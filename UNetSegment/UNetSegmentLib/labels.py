@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
+_ANATOMIC_CONTEXT = "Anatomic codes - DICOM master list"
+
 
 @dataclass(frozen=True)
 class Code:
@@ -21,6 +24,22 @@ class Terminology:
     category: Code
     type: Code
     modifier: Code | None = None
+
+    def serialized(self) -> str:
+        """The text by which 3D Slicer stores a segment's terminology, in its tag and in ``.seg.nrrd`` files."""
+        codes = (self.category, self.type, self.modifier)
+        parts = ["^".join((c.scheme, c.value, c.meaning)) if c else "^^" for c in codes]
+        return "~".join((_CONTEXT, *parts, _ANATOMIC_CONTEXT, "^^", "^^"))
+
+    @classmethod
+    def parse(cls, text: str) -> Terminology | None:
+        """Read :meth:`serialized` text; None where it holds no category and type."""
+        codes = []
+        for part in text.split("~")[1:4]:
+            scheme, value, meaning = [*part.split("^"), "", "", ""][:3]
+            codes.append(Code(scheme, value, meaning) if scheme and value else None)
+        category, kind, modifier = [*codes, None, None, None][:3]
+        return cls(category, kind, modifier) if category and kind else None
 
 
 @dataclass(frozen=True)
