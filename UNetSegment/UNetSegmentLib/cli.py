@@ -1,0 +1,128 @@
+"""The command line: ``unetsegment segment IMAGE ... -m MODEL -o OUT``, the engine without Slicer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from . import __version__, io, package
+from .errors import UNetSegmentError
+
+if TYPE_CHECKING:
+    from .predict import Progress
+    from .volume import LabelMap
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or 1 after one line that says what is wrong, 130 on Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UNetSegmentError as error:
+        print(f"unetsegment: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("unetsegment: stopped; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="unetsegment", description="Run U-Nets on 3D medical images.")
+    parser.add_argument("--version", action="version", version=f"unetsegment {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    segment = commands.add_parser("segment", help="segment an image with a model")
+    segment.add_argument("image", nargs="+", help="one image per channel, in the model's order: a file or DICOM folder")
+    segment.add_argument("-m", "--model", required=True, help="name of an installed model, or a package folder")
+    segment.add_argument("-o", "--output", required=True, help="label map to write: .seg.nrrd (for Slicer) or .nii.gz")
+    segment.add_argument("--preview", metavar="PNG", help="also draw three slices and the surface")
+    segment.add_argument("--compare", metavar="LABELS", help="an expert's label map: print the Dice with it")
+    segment.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    segment.add_argument("--backend", choices=("auto", "openvino", "torch"), default="auto")
+    segment.add_argument("--threads", type=int, help="processor threads (default: all)")
+    segment.add_argument("--quiet", action="store_true", help="print errors only")
+    segment.set_defaults(run=_segment)
+
+    models = commands.add_parser("models", help="list the installed models")
+    models.set_defaults(run=_models)
+    return parser
+
+
+def _segment(options: argparse.Namespace) -> None:
+    io.check_output(options.output)
+    if options.preview:
+        from . import preview
+
+        io.check_writable(options.preview)
+    model = package.load(options.model)
+    volumes = [io.read_volume(path) for path in options.image]
+    expert = io.read_labelmap(options.compare) if options.compare else None
+
+    from .predict import Predictor, gather
+
+    volume = gather(volumes, model.manifest)
+    show = not options.quiet and sys.stderr.isatty()
+    began = time.perf_counter()
+    predictor = Predictor(model, options.device, options.backend, options.threads)
+    ready = time.perf_counter()
+    prediction = predictor.predict(volume, progress=_bar if show else None)
+    seconds = time.perf_counter() - ready
+    if show:
+        print(file=sys.stderr)
+    io.write_labelmap(options.output, prediction.labels)
+    if options.preview:
+        preview.draw(volumes[0], prediction.labels, options.preview, title=model.manifest.title)
+    if options.quiet:
+        return
+    ran = prediction.provenance
+    where = f"{ran['device'].upper()}, {ran['backend']} {ran['precision']}"
+    print(_table(prediction.labels, expert))
+    print(f"{seconds:.1f} s on {where} (+ {ready - began:.1f} s to load the model)")
+    print(f"wrote {options.output}" + (f" and {options.preview}" if options.preview else ""))
+
+
+def _models(options: argparse.Namespace) -> None:
+    for name, folder in package.installed().items():
+        try:
+            print(f"{name:32} {package.load(folder).manifest.summary}")
+        except UNetSegmentError as error:
+            print(f"{name:32} {error}")
+
+
+def _bar(progress: Progress) -> None:
+    width = 30
+    full = round(width * progress.fraction)
+    print(f"\r[{'#' * full}{'-' * (width - full)}] {progress.message:<40}", end="", file=sys.stderr, flush=True)
+
+
+def _table(labels: LabelMap, expert: LabelMap | None) -> str:
+    rows = []
+    for label, volume in zip(labels.segments, labels.volumes_ml().values(), strict=True):
+        row = f"{label.name:32} {volume:10.3f} ml"
+        if expert is not None:
+            row += f"   Dice {dice(labels, expert, label.value):.3f}"
+        rows.append(row)
+    return "\n".join(rows)
+
+
+def dice(labels: LabelMap, expert: LabelMap, value: int) -> float:
+    """Dice overlap of one label value in two maps on the same grid; 1 where both are empty.
+
+    Raises:
+        InputError: The maps are on different grids.
+    """
+    from .errors import InputError
+
+    if not labels.grid.is_close(expert.grid, tolerance=0.01):
+        raise InputError("The expert's label map is not on the grid of the image; compare maps of the same image.")
+    ours, theirs = labels.array == value, expert.array == value
+    total = int(ours.sum()) + int(theirs.sum())
+    return 2.0 * int((ours & theirs).sum()) / total if total else 1.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
