@@ -1,0 +1,79 @@
+"""From a dataset to the manifest that training, validation and the packed model share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from UNetSegmentLib.package import Manifest
+
+from .config import FitConfig
+from .dataset import Case, Dataset
+from .network import dynunet_arguments
+
+ORIENTATION = "RAS"
+PALETTE = ((230, 118, 84), (76, 158, 217), (120, 190, 120), (240, 200, 90), (170, 120, 200), (110, 200, 200))
+
+
+def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -> Manifest:
+    """A manifest without files: channels and labels from the dataset, spacing and fingerprint from ``cases``.
+
+    The spacing is the median of the cases, as in nnU-Net's plan.
+    """
+    prints = [_fingerprint(case) for case in cases]
+    spacings = np.array([p["spacing"] for p in prints])
+    sizes = np.array([p["size"] for p in prints], float)
+    intensities = np.array([p["intensity"] for p in prints]).transpose(1, 0, 2)  # channel, case, statistic
+    names = ("mean", "std", "p00_5", "p50", "p99_5")
+    raw: dict[str, Any] = {
+        "manifest_version": "1.0",
+        "name": "draft",
+        "title": dataset.name,
+        "version": "0.0.0",
+        "description": str(dataset.raw.get("description", "")),
+        "channels": [
+            {"name": name, "title": name, "modality": _modality(name), "normalization": {"method": "zscore"}}
+            for name in dataset.channels
+        ],
+        "preprocessing": {"orientation": ORIENTATION, "spacing": np.median(spacings, axis=0).round(4).tolist()},
+        "inference": {"patch_size": list(config.patch), "overlap": 0.5, "blending": "gaussian", "sigma_scale": 0.125},
+        "network": {
+            "name": "DynUNet",
+            "arguments": dynunet_arguments(len(dataset.channels), len(dataset.labels), config.filters),
+        },
+        "activation": "softmax",
+        "labels": [
+            {"value": value, "name": name, "color": list(PALETTE[(value - 1) % len(PALETTE)] if value else (0, 0, 0))}
+            for value, name in dataset.labels.items()
+        ],
+        "postprocessing": [],
+        "licence": {"name": str(dataset.raw.get("licence", "unknown")), "clinical_use": False},
+        "intended_use": "",
+        "training_data": {"name": dataset.name, "cases": len(cases)},
+        "fingerprint": {
+            "spacing": _range(spacings),
+            "size": _range(sizes),
+            "intensity": [dict(zip(names, np.median(c, axis=0).round(4).tolist(), strict=True)) for c in intensities],
+        },
+        "files": {},
+    }
+    return Manifest.from_dict(raw)
+
+
+def _fingerprint(case: Case) -> dict[str, Any]:
+    image, _ = case.load()
+    turned, _ = image.reoriented(ORIENTATION)
+    statistics = [
+        [float(c.mean()), float(c.std()), *np.percentile(c, (0.5, 50, 99.5)).tolist()] for c in turned.array.astype(float)
+    ]
+    return {"spacing": turned.grid.spacing, "size": turned.grid.shape, "intensity": statistics}
+
+
+def _range(values: np.ndarray) -> dict[str, list[float]]:
+    return {k: f(values, axis=0).round(4).tolist() for k, f in (("min", np.min), ("median", np.median), ("max", np.max))}
+
+
+def _modality(name: str) -> str:
+    text = name.upper()
+    return "CT" if "CT" in text else "PT" if "PET" in text else "MR" if "MR" in text or text[:1] in "TF" else "OT"

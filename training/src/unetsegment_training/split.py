@@ -1,0 +1,40 @@
+"""Which cases validate which model: five folds, made once and stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from sklearn.model_selection import KFold
+
+from .dataset import DatasetError
+
+SEED = 12345
+"""nnU-Net's, so that with the same cases the folds are the same."""
+
+
+def five_folds(names: Sequence[str], folds: int = 5) -> list[dict[str, list[str]]]:
+    """``[{"train": [...], "val": [...]}, ...]``: shuffled k-fold cross-validation over sorted case names."""
+    names = sorted(names)
+    if len(names) < folds:
+        raise DatasetError(f"{folds} folds need at least {folds} cases; the dataset has {len(names)}.")
+    parts = KFold(folds, shuffle=True, random_state=SEED).split(names)
+    return [{"train": [names[i] for i in train], "val": [names[i] for i in val]} for train, val in parts]
+
+
+def stored_split(path: Path, names: Sequence[str]) -> list[dict[str, list[str]]]:
+    """The split in ``path``, made and written there the first time.
+
+    Raises:
+        DatasetError: The stored split names other cases than the dataset has now.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(five_folds(names), indent=1), "utf-8")
+    split = json.loads(path.read_text("utf-8"))
+    stored = {name for fold in split for part in fold.values() for name in part}
+    if stored != set(names):
+        odd = sorted(stored ^ set(names))[0]
+        raise DatasetError(f"The dataset changed since '{path}' was made (case '{odd}'); use a new run folder.")
+    return split
