@@ -1,0 +1,515 @@
+"""PySide6 objects wearing PythonQt's manners.
+
+Slicer reaches Qt through PythonQt, which shows a Qt *property* as an attribute (``button.text``), keeps ``setText`` and
+``isEnabled`` as methods, returns lists as tuples and enums as integers, connects by signature and refuses new attributes
+on plain C++ objects. Here every PySide6 object is held by a thin proxy that behaves that way; which names are properties
+is asked from Qt's own meta-object, so nothing has to be listed by hand.
+"""
+
+import enum
+import inspect
+import sys
+import traceback
+import types
+
+import shiboken6
+from PySide6 import QtCore, QtGui, QtNetwork, QtUiTools, QtWidgets
+from PySide6.support.signature import get_signature
+
+_NATIVE_MODULES = (QtCore, QtGui, QtWidgets, QtNetwork, QtUiTools)
+_wrappers: dict[type, type] = {}
+_hybrids: dict[type, type] = {}
+slot_errors: list[BaseException] = []  # what Python slots raised; PythonQt only prints it, tests may look here
+
+
+class EnumInt(int):
+    """An enum as PythonQt gives it: an integer. It remembers the Qt enum so that it can be handed back to Qt."""
+
+    def __new__(cls, member):
+        self = super().__new__(cls, member.value if isinstance(member.value, int) else 0)
+        self.member = member
+        return self
+
+    def _combine(self, other, operation):
+        value = operation(int(self), int(other))
+        if isinstance(self.member, enum.Flag):
+            try:
+                return EnumInt(type(self.member)(value))
+            except ValueError:
+                pass
+        return value
+
+    def __or__(self, other):
+        return self._combine(other, int.__or__)
+
+    def __and__(self, other):
+        return self._combine(other, int.__and__)
+
+    __ror__, __rand__ = __or__, __and__
+
+    def __reduce__(self):
+        return int, (int(self),)
+
+
+def wrap(value):
+    """A value coming from Qt, as PythonQt would show it."""
+    if isinstance(value, enum.Enum):
+        return EnumInt(value)
+    if isinstance(value, list | tuple):
+        return tuple(wrap(item) for item in value)
+    if isinstance(value, dict):
+        return {key: wrap(item) for key, item in value.items()}
+    if isinstance(value, QtCore.SignalInstance):
+        return value
+    if isinstance(value, shiboken6.Object):
+        return proxy_of(value)
+    return value
+
+
+def unwrap(value):
+    """A value going to Qt."""
+    if isinstance(value, QtProxy):
+        native = value.__dict__.get("_native")
+        if native is None or not shiboken6.isValid(native):
+            raise ValueError(f"Trying to use a destroyed {type(value).__name__} object")
+        return native
+    if isinstance(value, EnumInt):
+        return value.member
+    if isinstance(value, _ProxyType):
+        return value._qt
+    if isinstance(value, list | tuple):
+        return [unwrap(item) for item in value]
+    if isinstance(value, dict):
+        return {key: unwrap(item) for key, item in value.items()}
+    if isinstance(value, BoundMethod | types.FunctionType | types.MethodType):
+        return slot_for(value)
+    return value
+
+
+def proxy_of(native):
+    """The proxy of a PySide6 object: the same one each time for a QObject, as long as that lives."""
+    held = getattr(native, "__dict__", {}).get("_proxy")
+    if held is not None:
+        return held
+    cls = wrapper_class(type(native))
+    proxy = cls.__new__(cls)
+    proxy.__dict__["_native"] = native
+    if isinstance(native, QtCore.QObject):
+        native.__dict__["_proxy"] = proxy
+    return proxy
+
+
+def argument_limit(function) -> int | None:
+    """How many arguments a Python slot takes (PythonQt drops the rest), None if that is open."""
+    target = function.__func__ if isinstance(function, types.MethodType) else function
+    code = getattr(target, "__code__", None)
+    if code is None or code.co_flags & inspect.CO_VARARGS:
+        return None
+    return code.co_argcount - (1 if isinstance(function, types.MethodType) else 0)
+
+
+def slot_for(function, convert=wrap):
+    """A callable for Qt that calls ``function`` with wrapped arguments, no more of them than it takes."""
+    limit = argument_limit(function)
+
+    def slot(*args):
+        args = args if limit is None else args[:limit]
+        try:
+            if isinstance(function, BoundMethod):
+                return function.call_with_at_most(args)
+            return unwrap(function(*[convert(a) for a in args]))
+        except Exception as error:  # PythonQt prints and goes on
+            slot_errors.append(error)
+            traceback.print_exc(file=sys.stderr)
+            return None
+
+    return slot
+
+
+def call(function, args):
+    """Call a PySide6 function with PythonQt arguments; plain integers become the enums that the signature asks for."""
+    args = [unwrap(a) for a in args]
+    try:
+        return wrap(function(*args))
+    except TypeError:
+        converted = _with_enums(function, args)
+        if converted is None:
+            raise
+        return wrap(function(*converted))
+
+
+def _with_enums(function, args):
+    signatures = get_signature(function)
+    for signature in signatures if isinstance(signatures, list) else [signatures]:
+        if signature is None:
+            continue
+        parameters = [p for p in signature.parameters.values() if p.name != "self"]
+        if len(parameters) < len(args):
+            continue
+        converted, changed = [], False
+        for parameter, arg in zip(parameters, args, strict=False):
+            kind = parameter.annotation
+            if isinstance(kind, type) and issubclass(kind, enum.Enum) and type(arg) is int:
+                try:
+                    arg, changed = kind(arg), True
+                except ValueError:
+                    converted = None
+                    break
+            converted.append(arg)
+        if converted and changed:
+            return converted
+    return None
+
+
+class BoundMethod:
+    """A method or slot of a Qt object."""
+
+    def __init__(self, function, owner: str = "", name: str = ""):
+        self._function, self._owner, self._name = function, owner, name
+
+    def __call__(self, *args):
+        return call(self._function, args)
+
+    def call_with_at_most(self, args):
+        """Called as a slot: with as many arguments as it takes."""
+        for count in range(len(args), -1, -1):
+            try:
+                return self._function(*args[:count])
+            except TypeError:
+                if count == 0:
+                    raise
+
+    def __eq__(self, other):
+        return isinstance(other, BoundMethod) and self._function == other._function
+
+    def __hash__(self):
+        return hash(self._name)
+
+    def __repr__(self):
+        return f"<qt slot {self._name} of {self._owner} instance at {id(self):#x}>"
+
+
+class SignalProxy:
+    """A signal as an attribute: ``button.clicked.connect(f)``; calling it emits it."""
+
+    def __init__(self, proxy, name):
+        self._proxy, self._name = proxy, name
+
+    def connect(self, slot):
+        return self._proxy._connect(self._name, slot)
+
+    def disconnect(self, slot=None):
+        return self._proxy._disconnect(self._name, slot)
+
+    def __call__(self, *args):
+        getattr(self._proxy._native, self._name).emit(*[unwrap(a) for a in args])
+
+    def __repr__(self):
+        return f"<qt signal {self._name} of {type(self._proxy).__name__} instance at {id(self._proxy):#x}>"
+
+
+class _ProxyType(type):
+    """Class attributes come from the PySide6 class: enums, static methods, methods to be called with an instance."""
+
+    def __getattr__(cls, name):
+        if name.startswith("__") or name == "_qt":
+            raise AttributeError(name)
+        try:
+            value = getattr(cls._qt, name)
+        except AttributeError:
+            raise AttributeError(f"{cls.__name__} has no attribute named '{name}'") from None
+        if isinstance(value, type) and issubclass(value, enum.Enum):
+            return _enum_holder(value)
+        if isinstance(value, type) and issubclass(value, shiboken6.Object):
+            return wrapper_class(value)
+        if callable(value):
+            return BoundMethod(value, cls.__name__, name)
+        return wrap(value)
+
+
+def _enum_holder(kind):
+    return types.SimpleNamespace(**{name: EnumInt(member) for name, member in kind.__members__.items()})
+
+
+class _BaseMethod:
+    """A virtual method that a Python subclass overrides: reached through ``super()`` it is Qt's own."""
+
+    def __init__(self, name, qt):
+        self._name, self._base = name, getattr(qt, name)
+
+    def __get__(self, instance, owner=None):
+        if instance is None:
+            return BoundMethod(self._base, owner.__name__, self._name)
+        if type(instance) in _hybrids:
+            return BoundMethod(types.MethodType(self._base, instance._native), owner.__name__, self._name)
+        return instance._lookup(self._name)
+
+
+def _hybrid(cls):
+    """A PySide6 class whose virtual methods call the methods of the Python subclass ``cls`` of a proxy class."""
+    if cls not in _hybrids:
+        namespace = {}
+        for base in cls.__mro__:
+            if base in _wrappers.values() or not issubclass(base, QtProxy):
+                continue
+            for name, function in vars(base).items():
+                if callable(function) and not name.startswith("_") and callable(getattr(cls._qt, name, None)):
+                    namespace.setdefault(name, _virtual(name))
+        for name in namespace:
+            wrapper = wrapper_class(cls._qt)
+            if name not in vars(wrapper):
+                setattr(wrapper, name, _BaseMethod(name, cls._qt))
+        _hybrids[cls] = type(cls.__name__, (cls._qt,), namespace)
+        _hybrids[cls]._wrapped_by = cls
+    return _hybrids[cls]
+
+
+def _virtual(name):
+    def method(native, *args):
+        return unwrap(getattr(native.__dict__["_proxy"], name)(*[wrap(a) for a in args]))
+
+    method.__name__ = name
+    return method
+
+
+class QtProxy(metaclass=_ProxyType):
+    """Base of every class in ``qt``, ``ctk`` and of the widgets in ``slicer``."""
+
+    def __init__(self, *args):
+        plain = type(self) in _wrappers.values()
+        native_class = type(self)._qt if plain else _hybrid(type(self))
+        args = [unwrap(a) for a in args]
+        try:
+            native = native_class(*args)
+        except TypeError:
+            converted = _with_enums(type(self)._qt, args)
+            if converted is None:
+                raise
+            native = native_class(*converted)
+        self.__dict__["_native"] = native
+        if isinstance(native, QtCore.QObject):
+            native.__dict__["_proxy"] = self
+
+    # attributes ------------------------------------------------------------------------------------------------------
+    def __getattr__(self, name):
+        if name.startswith("__") or "_native" not in self.__dict__:
+            raise AttributeError(name)
+        return self._lookup(name)
+
+    def _lookup(self, name):
+        native = unwrap(self)
+        if isinstance(native, QtCore.QObject):
+            name = _property_name(native, name)
+            if native.metaObject().indexOfProperty(name) >= 0:
+                return self._read(name)
+        try:
+            value = getattr(native, name if name not in ("raise", "exec") else name + "_")
+        except AttributeError:
+            raise AttributeError(f"{type(self).__name__} has no attribute named '{name}'") from None
+        if isinstance(value, QtCore.SignalInstance):
+            return SignalProxy(self, name)
+        if callable(value) and not isinstance(value, type):
+            return BoundMethod(value, type(self).__name__, name)
+        return getattr(type(self), name) if isinstance(value, type | enum.Enum) else wrap(value)
+
+    def _read(self, name):
+        native = self._native
+        try:
+            return wrap(native.property(name))
+        except RuntimeError:  # PySide6 cannot convert some enums held by a QVariant; the getter can
+            for getter in (name, "is" + name[0].upper() + name[1:]):
+                if callable(getattr(native, getter, None)):
+                    return wrap(getattr(native, getter)())
+            raise
+
+    def __setattr__(self, name, value):
+        native = unwrap(self)
+        if isinstance(native, QtCore.QObject):
+            name = _property_name(native, name)
+            index = native.metaObject().indexOfProperty(name)
+            if index >= 0:
+                if not native.metaObject().property(index).isWritable():
+                    raise AttributeError(f"Property '{name}' of type '{type(self).__name__}' is not writable")
+                self._write(name, value)
+                return
+        if type(self) not in _wrappers.values():
+            self.__dict__[name] = value
+            return
+        cls = type(self).__name__
+        if name in self.__dict__ or hasattr(native, name):
+            raise AttributeError(f"Slot '{name}' can not be overwritten on {cls} object")
+        raise AttributeError(f"'{name}' does not exist on {cls} and creating new attributes on C++ objects is not allowed")
+
+    def _write(self, name, value):
+        native, value = self._native, unwrap(value)
+        setter = getattr(native, "set" + name[0].upper() + name[1:], None)
+        if setter is not None and (isinstance(value, enum.Enum) or native.metaObject().property(
+                native.metaObject().indexOfProperty(name)).isEnumType()):
+            call(setter, [value])
+        elif not native.setProperty(name, value):
+            if setter is None:
+                raise AttributeError(f"Property '{name}' of {type(self).__name__} cannot be set to {value!r}")
+            call(setter, [value])
+
+    # PythonQt's additions -----------------------------------------------------------------------------------------------
+    def className(self):
+        return self._native.metaObject().className()
+
+    def inherits(self, name):
+        return bool(self._native.inherits(name)) or name in (c.__name__ for c in type(self).__mro__)
+
+    def delete(self):
+        shiboken6.delete(self._native)
+
+    def connect(self, signature, *target):
+        """``connect("signal(args)", slot)`` or ``connect("signal(args)", receiver, "slot(args)")``."""
+        return self._connect(signature, _target(target))
+
+    def _connect(self, signature, slot):
+        found = resolve_signal(self._native, signature)
+        if isinstance(slot, SignalProxy):
+            slot = slot.__call__
+        if found is None or not callable(slot):
+            return False
+        real, convert = found
+        function = slot_for(slot, convert or wrap)
+        QtCore.QObject.connect(self._native, QtCore.SIGNAL(real), function)
+        self._connections().append((signature, real, slot, function))
+        return True
+
+    def disconnect(self, signature, *target):
+        return self._disconnect(signature, _target(target) if target else None)
+
+    def _disconnect(self, signature, slot):
+        found = resolve_signal(self._native, signature)
+        gone = [c for c in self._connections() if found and (c[0] == signature or c[1] == found[0])
+                and (slot is None or c[2] == slot)]
+        for connection in gone:
+            QtCore.QObject.disconnect(self._native, QtCore.SIGNAL(connection[1]), connection[3])
+            self._connections().remove(connection)
+        return bool(gone)
+
+    def _connections(self):
+        return self._native.__dict__.setdefault("_python_connections", [])
+
+    def setProperty(self, name, value):
+        return bool(self._native.setProperty(name, unwrap(value)))
+
+    def property(self, name):
+        native = self._native
+        return self._read(name) if native.metaObject().indexOfProperty(name) >= 0 else wrap(native.property(name))
+
+    def dynamicPropertyNames(self):
+        return wrap(self._native.dynamicPropertyNames())
+
+    def findChildren(self, kind=None, name=""):
+        return tuple(c for c in self._descendants() if _matches(c, kind) and name in ("", c.objectName))
+
+    def findChild(self, kind, name=""):
+        found = self.findChildren(kind, name)
+        return found[0] if found else None
+
+    def _descendants(self):
+        for child in self._native.children():
+            proxy = proxy_of(child)
+            yield proxy
+            yield from proxy._descendants()
+
+    def exec_(self, *args):
+        return call(self._native.exec, args)
+
+    def help(self):
+        print("\n".join(sorted(dir(self))))
+
+    def __dir__(self):
+        native = self.__dict__.get("_native")
+        return sorted(set(super().__dir__()) | set(dir(native) if native is not None else ()))
+
+    # Python's own ---------------------------------------------------------------------------------------------------------
+    def __eq__(self, other):
+        if not isinstance(other, QtProxy):
+            return NotImplemented
+        return self is other or (not isinstance(self._native, QtCore.QObject) and self._native == other._native)
+
+    def __hash__(self):
+        return hash(id(self._native)) if isinstance(self._native, QtCore.QObject) else 0
+
+    def __bool__(self):
+        return shiboken6.isValid(self._native)
+
+    def __getitem__(self, index):
+        return wrap(self._native[index])
+
+    def __len__(self):
+        return len(self._native)
+
+    def __repr__(self):
+        native = self.__dict__.get("_native")
+        label = f', name="{native.objectName()}"' if isinstance(native, QtCore.QObject) and native.objectName() else ""
+        return f"{type(self).__name__} ({type(self).__name__}{label} at: {id(native):#x})"
+
+
+def _property_name(native, name):
+    """PythonQt's alias: ``name`` is the object name, unless the class has a property of that name."""
+    return "objectName" if name == "name" and native.metaObject().indexOfProperty("name") < 0 else name
+
+
+def _matches(proxy, kind):
+    if kind is None:
+        return True
+    return proxy.inherits(kind) if isinstance(kind, str) else isinstance(proxy, kind)
+
+
+def split_signature(signature: str):
+    """``"clicked(bool)"`` -> ``("clicked", ("bool",))``."""
+    name, _, rest = signature.partition("(")
+    inner = rest.rstrip(") ")
+    return name.strip(), tuple(_plain(t) for t in inner.split(",")) if inner.strip() else ()
+
+
+def _plain(kind: str) -> str:
+    return bytes(QtCore.QMetaObject.normalizedType(kind.strip()).data()).decode()
+
+
+def resolve_signal(native, signature: str):
+    """``(signature in Qt's meta-object, argument conversion or None)`` of a signal, None where there is no such signal."""
+    name, types_ = split_signature(signature)
+    normal = f"{name}({','.join(types_)})"
+    meta = native.metaObject()
+    if "(" not in signature:  # by name: the first of that name, as for ``button.clicked``
+        for index in range(meta.methodCount()):
+            method = meta.method(index)
+            if method.methodType() == QtCore.QMetaMethod.Signal and bytes(method.name().data()).decode() == name:
+                return bytes(method.methodSignature().data()).decode(), None
+        return None
+    aliases = getattr(type(native), "signal_aliases", {})
+    if normal in aliases:
+        return aliases[normal]
+    return (normal, None) if meta.indexOfSignal(normal) >= 0 else None
+
+
+def _target(target):
+    return target[0] if len(target) == 1 else getattr(target[0], target[1].split("(")[0])
+
+
+def wrapper_class(native: type) -> type:
+    """The proxy class of a PySide6 class; it inherits what the PySide6 class inherits."""
+    if "_wrapped_by" in vars(native):
+        return native._wrapped_by
+    if native not in _wrappers:
+        bases = tuple(wrapper_class(b) for b in native.__bases__ if b is not shiboken6.Object
+                      and issubclass(b, shiboken6.Object)) or (QtProxy,)
+        # PythonQt's own way of saying "same layout, one parent": the first base leads, the others follow.
+        _wrappers[native] = _ProxyType(native.__name__, bases, {"_qt": native})
+    return _wrappers[native]
+
+
+def find(name: str):
+    """The attribute ``name`` of the module ``qt``."""
+    for module in _NATIVE_MODULES:
+        value = getattr(module, name, None)
+        if isinstance(value, type) and issubclass(value, shiboken6.Object):
+            return wrapper_class(value)
+        if value is not None and callable(value):
+            return BoundMethod(value, "qt", name)
+    raise AttributeError(f"module 'qt' has no attribute '{name}'")

@@ -1,0 +1,404 @@
+"""CTK's widgets, as far as module panels use them: written for PySide6, named and behaving as CTK's."""
+
+from pathlib import Path
+
+from PySide6.QtCore import Property, QSize, Qt, Signal
+from PySide6.QtGui import QColor, QIcon, QPainter, QStandardItemModel
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QGroupBox,
+    QHBoxLayout,
+    QLineEdit,
+    QMessageBox,
+    QPushButton,
+    QSizePolicy,
+    QSlider,
+    QStyle,
+    QStyleOptionButton,
+    QTextBrowser,
+    QToolButton,
+    QWidget,
+)
+
+
+def stored(kind, name, default, after=None):
+    """A Qt property that is only kept (and announced to the method named ``after``, if any)."""
+
+    def get(self):
+        return self.__dict__.get("_" + name, default)
+
+    def put(self, value):
+        self.__dict__["_" + name] = value
+        if after:
+            getattr(self, after)()
+
+    return Property(kind, get, put)
+
+
+class ctkCollapsibleButton(QAbstractButton):
+    contentsCollapsed = Signal(bool)
+    collapsedHeight = stored(int, "collapsedHeight", 10)
+    contentsLineWidth = stored(int, "contentsLineWidth", 1)
+    contentsMidLineWidth = stored(int, "contentsMidLineWidth", 0)
+    contentsFrameShape = stored(int, "contentsFrameShape", 0)
+    contentsFrameShadow = stored(int, "contentsFrameShadow", 16)
+
+    def __init__(self, *args):
+        text = next((a for a in args if isinstance(a, str)), "")
+        super().__init__(next((a for a in args if isinstance(a, QWidget)), None))
+        self.setText(text)
+        self.setCheckable(True)
+        self._collapsed = False
+        self._hidden_by_fold = []
+        self.setChecked(True)
+        self.setContentsMargins(0, self._header_height(), 0, 0)
+        self.setSizePolicy(QSizePolicy.Preferred, QSizePolicy.Preferred)
+        self.toggled.connect(lambda on: self._fold(not on))
+
+    def _header_height(self):
+        return self.fontMetrics().height() + 8
+
+    def _get_collapsed(self):
+        return self._collapsed
+
+    def setCollapsed(self, fold):
+        self.setChecked(not fold)
+        self._fold(fold)
+
+    collapsed = Property(bool, _get_collapsed, setCollapsed)
+
+    def _fold(self, fold):
+        if fold == self._collapsed:
+            return
+        self._collapsed = fold
+        if fold:
+            self._hidden_by_fold = [c for c in self.children() if isinstance(c, QWidget) and not c.isHidden()]
+            for child in self._hidden_by_fold:
+                child.hide()
+            self.setMaximumHeight(self._header_height())
+        else:
+            self.setMaximumHeight(16777215)
+            for child in self._hidden_by_fold:
+                child.show()
+        self.updateGeometry()
+        self.contentsCollapsed.emit(fold)
+
+    def sizeHint(self):
+        inner = self.layout().sizeHint() if self.layout() and not self._collapsed else QSize(0, 0)
+        width = self.fontMetrics().horizontalAdvance(self.text()) + 40
+        return QSize(max(width, inner.width()), max(self._header_height(), inner.height()))
+
+    def minimumSizeHint(self):
+        inner = self.layout().minimumSize() if self.layout() and not self._collapsed else QSize(0, 0)
+        return QSize(inner.width(), max(self._header_height(), inner.height()))
+
+    def hitButton(self, pos):
+        return pos.y() < self._header_height()
+
+    def paintEvent(self, event):
+        painter, option = QPainter(self), QStyleOptionButton()
+        option.initFrom(self)
+        option.rect.setHeight(self._header_height())
+        self.style().drawControl(QStyle.CE_PushButtonBevel, option, painter, self)
+        arrow = QStyle.PE_IndicatorArrowRight if self._collapsed else QStyle.PE_IndicatorArrowDown
+        text = option.rect.adjusted(22, 0, -4, 0)
+        option.rect = option.rect.adjusted(6, 0, 0, 0)
+        option.rect.setWidth(10)
+        self.style().drawPrimitive(arrow, option, painter, self)
+        self.style().drawItemText(painter, text, int(Qt.AlignLeft.value | Qt.AlignVCenter.value), self.palette(),
+                                  self.isEnabled(), self.text(), self.foregroundRole())
+
+
+class ctkCollapsibleGroupBox(QGroupBox):
+    collapsedHeight = stored(int, "collapsedHeight", 14)
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.setCheckable(True)
+        self.setChecked(True)
+        self._hidden_by_fold = []
+        self.toggled.connect(self._show)
+
+    def _get_collapsed(self):
+        return not self.isChecked()
+
+    def setCollapsed(self, fold):
+        self.setChecked(not fold)
+
+    collapsed = Property(bool, _get_collapsed, setCollapsed)
+
+    def _show(self, on):
+        if not on:
+            self._hidden_by_fold = [c for c in self.children() if isinstance(c, QWidget) and not c.isHidden()]
+        for child in self._hidden_by_fold:
+            child.setVisible(on)
+            child.setEnabled(True)
+
+
+class ctkComboBox(QComboBox):
+    defaultText = stored(str, "defaultText", "", "update")
+    defaultIcon = stored(QIcon, "defaultIcon", QIcon())
+    forceDefault = stored(bool, "forceDefault", False)
+
+    def _get_data(self):
+        return str(self.currentData() or "")
+
+    def setCurrentUserDataAsString(self, value):
+        self.setCurrentIndex(self.findData(value))
+
+    currentUserDataAsString = Property(str, _get_data, setCurrentUserDataAsString)
+
+
+class ctkCheckableComboBox(QComboBox):
+    checkedIndexesChanged = Signal()
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.setModel(QStandardItemModel(0, 1, self))
+        self.model().itemChanged.connect(lambda item: self.checkedIndexesChanged.emit())
+        self.model().rowsInserted.connect(lambda parent, first, last: self._make_checkable(first, last))
+
+    def _make_checkable(self, first, last):
+        for row in range(first, last + 1):
+            item = self.model().item(row)
+            if item is not None and not item.isCheckable():
+                item.setCheckable(True)
+
+    def checkableModel(self):
+        return self.model()
+
+    def checkState(self, index):
+        return self.model().itemFromIndex(index).checkState()
+
+    def setCheckState(self, index, state):
+        self.model().itemFromIndex(index).setCheckState(Qt.CheckState(state))
+
+    def checkedIndexes(self):
+        rows = range(self.count())
+        return [self.model().index(r, 0) for r in rows if self.model().item(r).checkState() == Qt.Checked]
+
+    def allChecked(self):
+        return len(self.checkedIndexes()) == self.count()
+
+    def noneChecked(self):
+        return not self.checkedIndexes()
+
+
+class ctkSearchBox(QLineEdit):
+    showSearchIcon = stored(bool, "showSearchIcon", False)
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.setClearButtonEnabled(True)
+        self.setPlaceholderText("Search...")
+
+
+class ctkPathLineEdit(QWidget):
+    currentPathChanged = Signal(str)
+    validInputChanged = Signal(bool)
+    filters = stored(int, "filters", 24577)
+    nameFilters = stored("QStringList", "nameFilters", [])
+    options = stored(int, "options", 0)
+    settingKey = stored(str, "settingKey", "")
+    label = stored(str, "label", "")
+    showBrowseButton = stored(bool, "showBrowseButton", True, "_arrange")
+    showHistoryButton = stored(bool, "showHistoryButton", True)
+    Dirs, Files, Executable, Drives, Readable, Writable = 1, 2, 64, 4, 16, 32
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._edit, self._button = QComboBox(self), QToolButton(self)
+        self._edit.setEditable(True)
+        self._edit.setSizePolicy(QSizePolicy.Expanding, QSizePolicy.Fixed)
+        self._edit.setMinimumContentsLength(8)
+        self._button.setText("...")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._edit)
+        row.addWidget(self._button)
+        self._edit.editTextChanged.connect(self.currentPathChanged)
+        self._button.clicked.connect(self.browse)
+
+    def _arrange(self):
+        self._button.setVisible(self.showBrowseButton)
+
+    def _path(self):
+        return self._edit.currentText()
+
+    def setCurrentPath(self, path):
+        self._edit.setEditText(path)
+
+    currentPath = Property(str, _path, setCurrentPath)
+
+    def comboBox(self):
+        return self._edit
+
+    def addCurrentPathToHistory(self):
+        if self._path() and self._edit.findText(self._path()) < 0:
+            self._edit.addItem(self._path())
+
+    def browse(self):
+        directory = self.filters & self.Dirs and not self.filters & self.Files
+        path = QFileDialog.getExistingDirectory(self) if directory else QFileDialog.getOpenFileName(self)[0]
+        if path:
+            self.setCurrentPath(path)
+
+
+class ctkDirectoryButton(QWidget):
+    directoryChanged = Signal(str)
+    directorySelected = Signal(str)
+    caption = stored(str, "caption", "")
+    text = stored(str, "text", "", "_label")
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._button, self._directory = QPushButton(self), str(Path.cwd())
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._button)
+        self._button.clicked.connect(self.browse)
+        self._label()
+
+    def _label(self):
+        self._button.setText(self.text or self._directory)
+
+    def _get_directory(self):
+        return self._directory
+
+    def setDirectory(self, path):
+        if path != self._directory:
+            self._directory = path
+            self._label()
+            self.directoryChanged.emit(path)
+
+    directory = Property(str, _get_directory, setDirectory)
+
+    def browse(self):
+        path = QFileDialog.getExistingDirectory(self, self.caption, self._directory)
+        if path:
+            self.setDirectory(path)
+            self.directorySelected.emit(path)
+
+
+class _Number(QWidget):
+    """Common part of the CTK widgets that hold one real number."""
+
+    valueChanged = Signal(float)
+    decimalsChanged = Signal(int)
+    signal_aliases = {"valueChanged(double)": ("valueChanged(double)", None)}
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._spin = QDoubleSpinBox(self)
+        self._row = QHBoxLayout(self)
+        self._row.setContentsMargins(0, 0, 0, 0)
+        self._row.addWidget(self._spin)
+        self._spin.valueChanged.connect(self._changed)
+
+    def _changed(self, value):
+        self.valueChanged.emit(value)
+
+    def setDecimals(self, count):
+        self._spin.setDecimals(count)
+        self.decimalsChanged.emit(count)
+
+    def setValue(self, value):
+        self._spin.setValue(value)
+
+    def setRange(self, low, high):
+        self._spin.setRange(low, high)
+
+    def _bound(self, which, value):
+        getattr(self._spin, which)(max(-1e300, min(1e300, value)))
+
+    value = Property(float, lambda self: self._spin.value(), setValue)
+    minimum = Property(float, lambda self: self._spin.minimum(), lambda self, v: self._bound("setMinimum", v))
+    maximum = Property(float, lambda self: self._spin.maximum(), lambda self, v: self._bound("setMaximum", v))
+    singleStep = Property(float, lambda self: self._spin.singleStep(), lambda self, v: self._spin.setSingleStep(v))
+    decimals = Property(int, lambda self: self._spin.decimals(), setDecimals)
+    prefix = Property(str, lambda self: self._spin.prefix(), lambda self, v: self._spin.setPrefix(v))
+    suffix = Property(str, lambda self: self._spin.suffix(), lambda self, v: self._spin.setSuffix(v))
+
+
+class ctkDoubleSpinBox(_Number):
+    editingFinished = Signal()
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._spin.editingFinished.connect(self.editingFinished)
+
+
+class ctkSliderWidget(_Number):
+    valueIsChanging = Signal(float)
+    tracking = stored(bool, "tracking", True)
+    pageStep = stored(float, "pageStep", 10.0)
+    tickInterval = stored(float, "tickInterval", 0.0)
+    spinBoxVisible = Property(bool, lambda self: not self._spin.isHidden(), lambda self, v: self._spin.setVisible(v))
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._slider = QSlider(Qt.Horizontal, self)
+        self._slider.setRange(0, 1000)
+        self._row.insertWidget(0, self._slider)
+        self._slider.sliderMoved.connect(self._moved)
+
+    def _moved(self, step):
+        self._spin.setValue(self._spin.minimum() + step / 1000 * (self._spin.maximum() - self._spin.minimum()))
+
+    def _changed(self, value):
+        span = self._spin.maximum() - self._spin.minimum()
+        self._slider.setValue(round(1000 * (value - self._spin.minimum()) / span) if span else 0)
+        self.valueIsChanging.emit(value)
+        super()._changed(value)
+
+    def reset(self):
+        self.setValue(0)
+
+
+class ctkCheckBox(QCheckBox):
+    indicatorIcon = stored(QIcon, "indicatorIcon", QIcon())
+    indicatorIconSize = stored(QSize, "indicatorIconSize", QSize())
+
+
+class ctkPushButton(QPushButton):
+    pass
+
+
+class ctkCheckablePushButton(ctkPushButton):
+    checkBoxControlsButtonToggleState = stored(bool, "checkBoxControlsButtonToggleState", True)
+
+
+class ctkMenuButton(QPushButton):
+    pass
+
+
+class ctkFittedTextBrowser(QTextBrowser):
+    collapsed = stored(bool, "collapsed", True)
+
+
+class ctkMessageBox(QMessageBox):
+    dontShowAgain = stored(bool, "dontShowAgain", False)
+    dontShowAgainVisible = stored(bool, "dontShowAgainVisible", False)
+    dontShowAgainSettingsKey = stored(str, "dontShowAgainSettingsKey", "")
+
+
+class ctkColorPickerButton(QPushButton):
+    colorChanged = Signal(QColor)
+
+    def _get_color(self):
+        return self.__dict__.get("_color", QColor(Qt.black))
+
+    def setColor(self, color):
+        if color != self._get_color():
+            self._color = color
+            self.colorChanged.emit(color)
+
+    color = Property(QColor, _get_color, setColor)
+
+
+CLASSES = {c.__name__: c for c in list(globals().values())
+           if isinstance(c, type) and c.__name__.startswith("ctk")}
