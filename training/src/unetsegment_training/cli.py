@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from UNetSegmentLib.errors import UNetSegmentError
+from UNetSegmentLib.package import schema
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train U-Nets, measure them, pack them for UNetSegment.")
 Folder = Annotated[Path, typer.Argument(help="dataset folder: dataset.json, imagesTr, labelsTr")]
@@ -54,12 +56,79 @@ def fit(
     print(f"wrote {run_fit(data, run, config, device)}")
 
 
+def _cases(dataset: Path, skip_bad: bool, run: Optional[Path], fold: int) -> tuple[Any, list[Any]]:
+    """The dataset, and its cases: all, or with a run folder those of its split that validate ``fold``."""
+    from .dataset import read_dataset
+    from .split import stored_split
+
+    data, problems = read_dataset(dataset, skip_bad)
+    for problem in problems:
+        Console(stderr=True).print(f"left out: {problem}", style="yellow", highlight=False)
+    if run is None or fold < 0:
+        return data, list(data.cases)
+    names = stored_split(run / "split.json", [case.name for case in data.cases])[fold]["val"]
+    return data, [case for case in data.cases if case.name in names]
+
+
+def _print_summary(summary: list[dict[str, Any]]) -> None:
+    table = Table("label", "cases", "Dice", "95 % interval", "IoU", "HD95 mm", "surface Dice")
+    for row in summary:
+        low, high = row["dice_ci95"]
+        numbers = (f"{row['dice']:.4f}", f"{low:.4f} to {high:.4f}", f"{row['iou']:.4f}", f"{row['hd95_mm']:.2f}")
+        table.add_row(str(row["name"]), str(row["cases"]), *numbers, f"{row['surface_dice']:.4f}")
+    Console(width=100).print(table)
+
+
+@app.command()
+def evaluate(
+    dataset: Folder,
+    model: Annotated[str, typer.Argument(help="package folder, or name of an installed model")],
+    output: Annotated[Path, typer.Argument(help="folder for cases.csv, cases.json, summary.json")],
+    run: Annotated[Optional[Path], typer.Option(help="run folder: take only its validation cases")] = None,
+    fold: Annotated[int, typer.Option(help="which fold of that run")] = 0,
+    backend: Annotated[str, typer.Option(help="auto, openvino or torch")] = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
+) -> None:
+    """Measure a model with the predictor that runs in Slicer: metrics per case and label as CSV and JSON."""
+    from .evaluate import evaluate as run_evaluate
+
+    _, cases = _cases(dataset, skip_bad, run, fold)
+    _print_summary(run_evaluate(cases, model, output, backend))
+
+
+@app.command()
+def pack(
+    dataset: Folder,
+    run: Annotated[Path, typer.Argument(help="finished run folder")],
+    output: Annotated[Path, typer.Argument(help="package folder to write")],
+    card: Annotated[Path, typer.Option(help="JSON with name, title, version, labels, licence, intended use, ...")],
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
+) -> None:
+    """Pack a run as a model: measures it on its validation cases, writes the bundle, proves every backend."""
+    from .config import FitConfig
+    from .evaluate import evaluate as run_evaluate
+    from .pack import pack as run_pack
+
+    entries = schema.load_json(card)
+    fold = FitConfig.load(run / "config.json").fold if (run / "config.json").exists() else 0
+    data, cases = _cases(dataset, skip_bad, run, fold)
+    packed = run_pack(run, data, output, entries)
+    if fold >= 0:
+        summary = run_evaluate(cases, output, run / "evaluation")
+        _print_summary(summary)
+        packed = run_pack(run, data, output, entries, summary=summary)
+    size = sum(p.stat().st_size for p in packed.root.rglob("*") if p.is_file())
+    print(f"wrote {output} ({size / 1e6:.1f} MB)")
+
+
 def main(arguments: Optional[list[str]] = None) -> int:
     """Run the command line; an error is one line and exit code 1."""
     try:
         result = app(args=arguments, standalone_mode=False)
         return int(result or 0)
     except UNetSegmentError as error:
+        print(f"unetsegment-train: {error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
         print(f"unetsegment-train: {error}", file=sys.stderr)
     except typer.Exit as stop:
         return stop.exit_code

@@ -1,0 +1,220 @@
+"""The MONAI side of a package: metadata.json, inference.json, documents, all written from the manifest."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .dataset import DatasetError
+
+
+def write(root: Path, raw: dict[str, Any]) -> None:
+    """Write every text file of a package: configs, LICENSE, model card and data licence."""
+    for folder in ("configs", "docs"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name, content in (("manifest", raw), ("metadata", bundle_metadata(raw)), ("inference", inference(raw))):
+        (root / "configs" / f"{name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (root / "docs" / "README.md").write_text(model_card(raw), "utf-8")
+    licence = raw["licence"]
+    text = f"{raw['title']} {raw['version']}\n\nLicence: {licence['name']}\n{licence.get('url', '')}\n"
+    (root / "LICENSE").write_text(text, "utf-8")
+    data = raw.get("training_data", {})
+    source = f"Training data: {data.get('name', '')}\n{data.get('source', '')}\n{data.get('description', '')}\n"
+    (root / "docs" / "data_license.txt").write_text(source + text, "utf-8")
+
+
+def bundle_metadata(raw: dict[str, Any]) -> dict[str, Any]:
+    """``metadata.json`` as MONAI's bundle specification asks for it."""
+    patch = raw["inference"]["patch_size"]
+    image = {"type": "image", "dtype": "float32", "value_range": [], "is_patch_data": True, "spatial_shape": patch}
+    channels = {str(i): channel["name"] for i, channel in enumerate(raw["channels"])}
+    labels = {str(i): label["name"] for i, label in enumerate(raw["labels"])}
+    return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
+        "version": raw["version"],
+        "changelog": {raw["version"]: "packed by unetsegment-train"},
+        "monai_version": metadata.version("monai"),
+        "pytorch_version": metadata.version("torch").split("+")[0],
+        "numpy_version": metadata.version("numpy"),
+        "required_packages_version": {"nibabel": "5.2.0"},
+        "name": raw["title"],
+        "task": "segmentation",
+        "description": raw["description"],
+        "authors": "UNetSegment contributors",
+        "copyright": "UNetSegment contributors",
+        "data_source": raw.get("training_data", {}).get("source", ""),
+        "intended_use": raw["intended_use"],
+        "references": raw.get("citation", []),
+        "network_data_format": {
+            "inputs": {
+                "image": image
+                | {
+                    "format": "magnitude",
+                    "modality": raw["channels"][0].get("modality", "OT"),
+                    "num_channels": len(channels),
+                    "channel_def": channels,
+                }
+            },
+            "outputs": {
+                "pred": image | {"format": "segmentation", "num_channels": len(labels), "channel_def": labels}
+            },
+        },
+    }
+
+
+def inference(raw: dict[str, Any]) -> dict[str, Any]:
+    """``inference.json`` for ``python -m monai.bundle run``, doing step by step what the predictor does."""
+    window = raw["inference"]
+    methods = {channel["normalization"]["method"] for channel in raw["channels"]}
+    if methods != {"zscore"}:
+        raise DatasetError(f"A MONAI bundle is written for zscore normalisation only, not for {', '.join(methods)}.")
+    return {
+        "imports": ["$import glob"],
+        "bundle_root": ".",
+        "dataset_dir": "/path/to/images",
+        "output_dir": "$@bundle_root + '/eval'",
+        "datalist": "$sorted(glob.glob(@dataset_dir + '/*.nii.gz'))",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "network_def": {"_target_": raw["network"]["name"], **raw["network"]["arguments"]},
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": "image"},
+                {"_target_": "EnsureChannelFirstd", "keys": "image"},
+                {"_target_": "Orientationd", "keys": "image", "axcodes": raw["preprocessing"]["orientation"]},
+                {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True},
+                {"_target_": "Spacingd", "keys": "image", "pixdim": raw["preprocessing"]["spacing"], "mode": "bilinear"},
+                {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
+            ],
+        },
+        "dataset": {
+            "_target_": "Dataset",
+            "data": "$[{'image': i} for i in @datalist]",
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "DataLoader",
+            "dataset": "@dataset",
+            "batch_size": 1,
+            "shuffle": False,
+            "num_workers": 0,
+        },
+        "inferer": {
+            "_target_": "SlidingWindowInferer",
+            "roi_size": window["patch_size"],
+            "sw_batch_size": 1,
+            "overlap": window["overlap"],
+            "mode": window.get("blending", "gaussian"),
+            "sigma_scale": window.get("sigma_scale", 0.125),
+        },
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {
+                    "_target_": "Invertd",
+                    "keys": "pred",
+                    "transform": "@preprocessing",
+                    "orig_keys": "image",
+                    "nearest_interp": False,
+                    "to_tensor": True,
+                },
+                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                *_value_mapping(raw),
+                {
+                    "_target_": "SaveImaged",
+                    "keys": "pred",
+                    "meta_keys": "pred_meta_dict",
+                    "output_dir": "@output_dir",
+                    "resample": False,
+                },
+            ],
+        },
+        "handlers": [
+            {
+                "_target_": "CheckpointLoader",
+                "load_path": "$@bundle_root + '/models/model.pt'",
+                "load_dict": {"model": "@network"},
+            }
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers",
+            "amp": False,
+        },
+        "initialize": [],
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _value_mapping(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """Class indices to label values, and largest components, where the manifest asks for them."""
+    steps: list[dict[str, Any]] = []
+    values = [label["value"] for label in raw["labels"]]
+    if values != list(range(len(values))):
+        steps.append(
+            {"_target_": "MapLabelValued", "keys": "pred", "orig_labels": list(range(len(values))), "target_labels": values}
+        )
+    for step in raw.get("postprocessing", []):
+        steps.append(
+            {
+                "_target_": "KeepLargestConnectedComponentd",
+                "keys": "pred",
+                "applied_labels": step["labels"],
+                "independent": False,
+                "connectivity": 1,
+            }
+        )
+    return steps
+
+
+def model_card(raw: dict[str, Any]) -> str:
+    """``docs/README.md``: what the model is for, what it was trained on, how well it does, where it ends."""
+    names = {label["value"]: label["name"] for label in raw["labels"]}
+    data = raw.get("training_data", {})
+    rows = [
+        f"| {names.get(m['label'], m['label'])} | {m.get('dice', float('nan')):.4f} | {_interval(m)} | {m.get('iou', 0):.4f} "
+        f"| {m.get('hd95_mm', float('nan')):.2f} | {m.get('surface_dice', 0):.4f} | {m.get('cases', '')} | {m.get('split', '')} |"
+        for m in raw.get("metrics", [])
+    ]
+    lines = [
+        f"# {raw['title']} {raw['version']}",
+        "",
+        raw["description"],
+        "",
+        "## Intended use",
+        "",
+        raw["intended_use"],
+        "",
+        "## Limits",
+        "",
+        raw.get("limits", ""),
+        "",
+        "## Measured",
+        "",
+        "| structure | Dice | 95 % interval of the mean | IoU | HD95 (mm) | surface Dice at 1 mm | cases | on |",
+        "|---|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+        "## Training data",
+        "",
+        f"{data.get('name', '')}, {data.get('cases', '')} cases. {data.get('description', '')} {data.get('source', '')}",
+        "",
+        "## Licence and citation",
+        "",
+        f"{raw['licence']['name']} {raw['licence'].get('url', '')}",
+        "",
+        *(f"- {entry}" for entry in raw.get("citation", [])),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _interval(metric: dict[str, Any]) -> str:
+    return "{:.4f} to {:.4f}".format(*metric["dice_ci95"]) if "dice_ci95" in metric else ""

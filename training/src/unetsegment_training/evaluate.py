@@ -1,0 +1,63 @@
+"""Measure a packed model on cases it has not seen, through the very predictor that runs in the clinic."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+from UNetSegmentLib import package
+from UNetSegmentLib.errors import UNetSegmentError
+from UNetSegmentLib.predict import Predictor, gather
+from UNetSegmentLib.volume import Volume
+
+from .dataset import Case
+from .metrics import NAMES, measure, summarize
+
+
+def evaluate(cases: Sequence[Case], model: Path | str, output: Path, backend: str = "auto") -> list[dict[str, Any]]:
+    """Segment every case and compare with the expert.
+
+    Args:
+        cases: With labels.
+        model: A package folder or the name of an installed model.
+        output: Folder for ``cases.csv`` (a row per case and label), ``cases.json`` and ``summary.json``.
+        backend: As in :class:`UNetSegmentLib.predict.Predictor`.
+
+    Returns:
+        The summary: an entry per label.
+    """
+    loaded = package.load(model)
+    predictor = Predictor(loaded, backend=backend)
+    rows: list[dict[str, Any]] = []
+    for case in track(cases, "evaluate", disable=None):
+        image, expert = case.load()
+        channels = [Volume(image.array[c : c + 1], image.grid, (name,)) for c, name in enumerate(image.channels)]
+        try:
+            answer = predictor.predict(gather(channels, loaded.manifest)).labels
+        except UNetSegmentError as error:
+            raise type(error)(f"Case '{case.name}': {error}") from None
+        for label in loaded.manifest.segments:
+            scores = measure(answer.array == label.value, expert.array == label.value, image.grid.spacing)
+            rows.append({"case": case.name, "label": label.value, "name": label.name, **scores})
+    summary = summarize(rows)
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["case", "label", "name", *NAMES])
+        writer.writeheader()
+        writer.writerows({k: f"{v:.5f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    (output / "cases.json").write_text(json.dumps(_finite(rows), indent=1), "utf-8")
+    (output / "summary.json").write_text(json.dumps(_finite(summary), indent=1), "utf-8")
+    return summary
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: an undefined metric becomes null."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and value != value else value
