@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QApplication, QMainWindow, QToolBar
 
 from . import pythonqt
 from .widgets_ctk import stored
+from .widgets_mrml import qMRMLWidget
 
 VERSION = (5, 13, 0)
 
@@ -164,7 +165,7 @@ def _load_scene(path):
     return bool(scene.Connect(path))
 
 
-class qMRMLSliceWidget(QObject):
+class qMRMLSliceWidget(qMRMLWidget):
     """A slice view's logic and nodes; nothing is drawn."""
 
     slice_logic = None
@@ -201,7 +202,7 @@ class qSlicerLayoutManager(QObject):
             slice_logic.AddSliceNode(name)
             slice_logic.GetSliceNode().SetOrientation(orientation)
             slice_logic.GetSliceNode().SetDimensions(256, 256, 1)
-            widget = self.widgets[name] = qMRMLSliceWidget(self)
+            widget = self.widgets[name] = qMRMLSliceWidget()
             widget.slice_logic = slice_logic
 
     def sliceViewNames(self):
@@ -337,7 +338,8 @@ class qSlicerApplication(QApplication):
         return self.__dict__.setdefault("_settings", QSettings())
 
     def revisionUserSettings(self):
-        return self.__dict__.setdefault("_revision_settings", QSettings("NA-MIC", "Slicer-revision"))
+        return self.__dict__.setdefault("_revision_settings", QSettings(
+            os.path.join(self._folder.name, "settings", "Slicer-revision.ini"), QSettings.IniFormat))
 
     def startupEnvironment(self):
         return QProcessEnvironment.systemEnvironment()

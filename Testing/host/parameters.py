@@ -149,28 +149,36 @@ class _Field:
             validator.validate(value)
 
     def is_in(self, node, key):
-        return bool(node.HasParameter(key) or node.HasParameter(key + "_type"))
+        return any(node.HasParameter(k) for k in self._keys(key))
+
+    def _keys(self, key):
+        """An Optional lies under one name for its type and another for None."""
+        return (key + ".0", key + ".1") if self.optional else (key,)
 
     def write(self, node, key, value):
         self.check(value)
-        if self.is_node:
-            node.SetParameter(key, "")
-            node.SetNodeReferenceID(key, value.GetID() if value is not None else None)
-        elif value is None:
-            node.SetParameter(key, "None")
-        elif isinstance(value, enum.Enum):
-            node.SetParameter(key, value.name)
-        else:
-            node.SetParameter(key, str(value))
+        keys = self._keys(key)
+        with slicer.util.NodeModify(node):
+            for old in keys if self.optional else ():
+                node.UnsetParameter(old)
+                node.RemoveNodeReferenceIDs(old)
+            if self.is_node and not (self.optional and value is None):
+                node.SetParameter(keys[0], "")
+                node.SetNodeReferenceID(keys[0], value.GetID() if value is not None else None)
+            elif value is None:
+                node.SetParameter(keys[1], "None")
+            else:
+                node.SetParameter(keys[0], value.name if isinstance(value, enum.Enum) else str(value))
 
     def read(self, node, key):
         if not self.is_in(node, key):
             self.write(node, key, self.default.value)
-        if self.is_node:
-            return node.GetNodeReference(key)
-        text = node.GetParameter(key)
-        if self.optional and text == "None":
+        keys = self._keys(key)
+        if self.optional and node.HasParameter(keys[1]):
             return None
+        if self.is_node:
+            return node.GetNodeReference(keys[0])
+        text = node.GetParameter(keys[0])
         if self.type is bool:
             return text == "True"
         return self.type[text] if issubclass(self.type, enum.Enum) else self.type(text)

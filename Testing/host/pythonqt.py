@@ -16,6 +16,8 @@ import shiboken6
 from PySide6 import QtCore, QtGui, QtNetwork, QtUiTools, QtWidgets
 from PySide6.support.signature import get_signature
 
+from . import facts
+
 _NATIVE_MODULES = (QtCore, QtGui, QtWidgets, QtNetwork, QtUiTools)
 _wrappers: dict[type, type] = {}
 _hybrids: dict[type, type] = {}
@@ -250,7 +252,7 @@ def _hybrid(cls):
     if cls not in _hybrids:
         namespace = {}
         for base in cls.__mro__:
-            if base in _wrappers.values() or not issubclass(base, QtProxy):
+            if base in (QtProxy, QObjectProxy) or base in _wrappers.values() or not issubclass(base, QtProxy):
                 continue
             for name, function in vars(base).items():
                 if callable(function) and not name.startswith("_") and callable(getattr(cls._qt, name, None)):
@@ -300,8 +302,12 @@ class QtProxy(metaclass=_ProxyType):
         native = unwrap(self)
         if isinstance(native, QtCore.QObject):
             name = _property_name(native, name)
-            if native.metaObject().indexOfProperty(name) >= 0:
+            properties = facts.property_names(type(self).__name__)
+            if native.metaObject().indexOfProperty(name) >= 0 and (properties is None or name in properties):
                 return self._read(name)
+        recorded = facts.of_class(type(self).__name__)
+        if recorded is not None and name not in recorded["callable"] and name not in facts.ALWAYS:
+            raise AttributeError(f"{type(self).__name__} has no attribute named '{name}'")
         try:
             value = getattr(native, name if name not in ("raise", "exec") else name + "_")
         except AttributeError:
@@ -351,15 +357,51 @@ class QtProxy(metaclass=_ProxyType):
                 raise AttributeError(f"Property '{name}' of {type(self).__name__} cannot be set to {value!r}")
             call(setter, [value])
 
-    # PythonQt's additions -----------------------------------------------------------------------------------------------
+    def __dir__(self):
+        native = self.__dict__.get("_native")
+        return sorted(set(super().__dir__()) | set(dir(native) if native is not None else ()))
+
     def className(self):
-        return self._native.metaObject().className()
+        return self._native.metaObject().className() if isinstance(self._native, QtCore.QObject) else type(self).__name__
 
     def inherits(self, name):
-        return bool(self._native.inherits(name)) or name in (c.__name__ for c in type(self).__mro__)
+        return name in (c.__name__ for c in type(self).__mro__)
 
     def delete(self):
         shiboken6.delete(self._native)
+
+    def help(self):
+        print("\n".join(sorted(dir(self))))
+
+    # Python's own ---------------------------------------------------------------------------------------------------------
+    def __eq__(self, other):
+        if not isinstance(other, QtProxy):
+            return NotImplemented
+        return self is other or (not isinstance(self._native, QtCore.QObject) and self._native == other._native)
+
+    def __hash__(self):
+        return hash(id(self._native)) if isinstance(self._native, QtCore.QObject) else 0
+
+    def __bool__(self):
+        return shiboken6.isValid(self._native)
+
+    def __getitem__(self, index):
+        return wrap(self._native[index])
+
+    def __len__(self):
+        return len(self._native)
+
+    def __repr__(self):
+        native = self.__dict__.get("_native")
+        if isinstance(native, QtCore.QSize | QtCore.QPoint | QtCore.QRect):
+            numbers = native.getRect() if isinstance(native, QtCore.QRect) else native.toTuple()
+            return f"{type(self).__name__} ({', '.join(map(str, numbers))}, )"
+        label = f', name="{native.objectName()}"' if isinstance(native, QtCore.QObject) and native.objectName() else ""
+        return f"{type(self).__name__} ({type(self).__name__}{label} at: {id(native):#x})"
+
+
+class QObjectProxy(QtProxy):
+    """What PythonQt adds to every QObject."""
 
     def connect(self, signature, *target):
         """``connect("signal(args)", slot)`` or ``connect("signal(args)", receiver, "slot(args)")``."""
@@ -418,36 +460,6 @@ class QtProxy(metaclass=_ProxyType):
     def exec_(self, *args):
         return call(self._native.exec, args)
 
-    def help(self):
-        print("\n".join(sorted(dir(self))))
-
-    def __dir__(self):
-        native = self.__dict__.get("_native")
-        return sorted(set(super().__dir__()) | set(dir(native) if native is not None else ()))
-
-    # Python's own ---------------------------------------------------------------------------------------------------------
-    def __eq__(self, other):
-        if not isinstance(other, QtProxy):
-            return NotImplemented
-        return self is other or (not isinstance(self._native, QtCore.QObject) and self._native == other._native)
-
-    def __hash__(self):
-        return hash(id(self._native)) if isinstance(self._native, QtCore.QObject) else 0
-
-    def __bool__(self):
-        return shiboken6.isValid(self._native)
-
-    def __getitem__(self, index):
-        return wrap(self._native[index])
-
-    def __len__(self):
-        return len(self._native)
-
-    def __repr__(self):
-        native = self.__dict__.get("_native")
-        label = f', name="{native.objectName()}"' if isinstance(native, QtCore.QObject) and native.objectName() else ""
-        return f"{type(self).__name__} ({type(self).__name__}{label} at: {id(native):#x})"
-
 
 def _property_name(native, name):
     """PythonQt's alias: ``name`` is the object name, unless the class has a property of that name."""
@@ -482,6 +494,9 @@ def resolve_signal(native, signature: str):
             if method.methodType() == QtCore.QMetaMethod.Signal and bytes(method.name().data()).decode() == name:
                 return bytes(method.methodSignature().data()).decode(), None
         return None
+    recorded = facts.of_class(type(native).__name__)
+    if recorded is not None and normal not in recorded["signals"]:
+        return None
     aliases = getattr(type(native), "signal_aliases", {})
     if normal in aliases:
         return aliases[normal]
@@ -497,9 +512,9 @@ def wrapper_class(native: type) -> type:
     if "_wrapped_by" in vars(native):
         return native._wrapped_by
     if native not in _wrappers:
+        top = (QObjectProxy,) if native is QtCore.QObject else (QtProxy,)
         bases = tuple(wrapper_class(b) for b in native.__bases__ if b is not shiboken6.Object
-                      and issubclass(b, shiboken6.Object)) or (QtProxy,)
-        # PythonQt's own way of saying "same layout, one parent": the first base leads, the others follow.
+                      and issubclass(b, shiboken6.Object)) or top
         _wrappers[native] = _ProxyType(native.__name__, bases, {"_qt": native})
     return _wrappers[native]
 

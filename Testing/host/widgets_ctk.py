@@ -309,8 +309,14 @@ class _Number(QWidget):
     def setValue(self, value):
         self._spin.setValue(value)
 
-    def setRange(self, low, high):
-        self._spin.setRange(low, high)
+    def setValueIfDifferent(self, value):
+        self._spin.setValue(value)
+
+    def stepUp(self):
+        self._spin.stepUp()
+
+    def stepDown(self):
+        self._spin.stepDown()
 
     def _bound(self, which, value):
         getattr(self._spin, which)(max(-1e300, min(1e300, value)))
@@ -354,6 +360,9 @@ class ctkSliderWidget(_Number):
         self._slider.setValue(round(1000 * (value - self._spin.minimum()) / span) if span else 0)
         self.valueIsChanging.emit(value)
         super()._changed(value)
+
+    def setSpinBoxVisible(self, visible):
+        self._spin.setVisible(visible)
 
     def reset(self):
         self.setValue(0)
