@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 from UNetSegmentLib.package import Manifest
@@ -150,7 +151,7 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") ->
 def _trainer(run: Path, config: FitConfig, device: str, validates: bool) -> pl.Trainer:
     keep = ModelCheckpoint(run / "checkpoints", "last", every_n_epochs=1, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
     live = sys.stderr.isatty()
-    callbacks: list[Callback] = [EMAWeightAveraging(decay=config.ema_decay), keep]
+    callbacks: list[Callback] = [WeightAveraging(avg_fn=_averaging(config.ema_decay)), keep]
     callbacks.append(RichProgressBar() if live else EpochLines())
     return pl.Trainer(
         accelerator=device,
@@ -168,6 +169,16 @@ def _trainer(run: Path, config: FitConfig, device: str, validates: bool) -> pl.T
         enable_model_summary=False,
         log_every_n_steps=10,
     )
+
+
+def _averaging(decay: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Exponential moving average that forgets fast at first, so that it does not remember the random start."""
+
+    def average(mean: torch.Tensor, new: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        keep = min(decay, (1 + float(count)) / (10 + float(count)))
+        return torch.lerp(new, mean, keep)
+
+    return average
 
 
 def _precision(device: str) -> Any:

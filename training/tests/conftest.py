@@ -1,0 +1,33 @@
+"""A small dataset in Decathlon layout: bright balls in noise."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+
+def write_case(root, name, image, label, spacing=(1.0, 1.0, 1.0)):
+    for folder, array in (("imagesTr", image), ("labelsTr", label)):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        picture = sitk.GetImageFromArray(array.T)
+        picture.SetSpacing(spacing)
+        sitk.WriteImage(picture, str(root / folder / f"{name}.nii.gz"))
+
+
+def ball_case(rng, size=20):
+    i, j, k = np.mgrid[:size, : size - 2, : size + 3]
+    centre = rng.uniform(7, 12, 3)
+    distance = np.sqrt((i - centre[0]) ** 2 + (j - centre[1]) ** 2 + (k - centre[2]) ** 2)
+    label = np.where(distance < 3, 2, np.where(distance < 6, 1, 0)).astype(np.uint8)
+    return (label * 50 + rng.normal(100, 10, label.shape)).astype(np.float32), label
+
+
+@pytest.fixture
+def balls(tmp_path):
+    root, rng = tmp_path / "balls", np.random.default_rng(0)
+    for n in range(10):
+        write_case(root, f"ball_{n:02d}", *ball_case(rng))
+    described = {"name": "Balls", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "Shell", "2": "Core"}}
+    (root / "dataset.json").write_text(json.dumps(described | {"licence": "CC0-1.0"}))
+    return root
