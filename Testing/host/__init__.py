@@ -40,8 +40,7 @@ def start(testing: bool = True) -> None:
     names = {n: v for n, v in vars(parameters).items() if not n.startswith("_")}
     slicer.parameterNodeWrapper = _submodule("parameterNodeWrapper", **names)
     classes = {n: v for n, v in vars(scripted).items() if n.startswith("ScriptedLoadableModule")}
-    slicer.ScriptedLoadableModule = _submodule(
-        "ScriptedLoadableModule", __all__=list(classes), **classes)
+    slicer.ScriptedLoadableModule = _submodule("ScriptedLoadableModule", __all__=list(classes), **classes)
     slicer.testing = _submodule("testing", runUnitTest=_run_unit_test)
     sys.modules["SampleData"] = sampledata
     sys.modules["slicer.modules"] = slicer.modules

@@ -1,5 +1,6 @@
 """``slicer.app`` and what hangs on it: settings, scene, application logic, module manager, file input and output."""
 
+import colorsys
 import os
 import re
 import tempfile
@@ -23,7 +24,8 @@ class qSlicerScriptedLoadableModule(QObject):
 
     title, helpText, acknowledgementText = (stored(str, n, "") for n in ("title", "helpText", "acknowledgementText"))
     categories, dependencies, contributors, associatedNodeTypes = (
-        stored("QStringList", n, []) for n in ("categories", "dependencies", "contributors", "associatedNodeTypes"))
+        stored("QStringList", n, []) for n in ("categories", "dependencies", "contributors", "associatedNodeTypes")
+    )
     path, name = stored(str, "path", ""), stored(str, "name", "")
     icon, hidden, index = stored(QIcon, "icon", QIcon()), stored(bool, "hidden", False), stored(int, "index", -1)
     python_class = stored(object, "python_class", None)
@@ -111,14 +113,22 @@ class qSlicerCoreIOManager(QObject):
             return False
         stem = Path(path).name.removesuffix(".gz").rsplit(".", 1)[0].removesuffix(".seg")
         if file_type == "VolumeFile":
-            options = (1 if properties.get("labelmap") else 0) | (2 if properties.get("center") else 0) \
-                | (4 if properties.get("singleFile") else 0) | (8 if properties.get("autoWindowLevel", True) else 0) \
+            options = (
+                (1 if properties.get("labelmap") else 0)
+                | (2 if properties.get("center") else 0)
+                | (4 if properties.get("singleFile") else 0)
+                | (8 if properties.get("autoWindowLevel", True) else 0)
                 | (16 if properties.get("discardOrientation") else 0)
+            )
             node = logic("volumes").AddArchetypeVolume(path, name or stem, options)
             if node is not None and properties.get("show", True):
-                slicer.util.setSliceViewerLayers(**{"label" if properties.get("labelmap") else "background": node}, fit=True)
+                slicer.util.setSliceViewerLayers(
+                    **{"label" if properties.get("labelmap") else "background": node}, fit=True
+                )
         elif file_type == "SegmentationFile":
-            node = logic("segmentations").LoadSegmentationFromFile(path, properties.get("autoOpacities", True), name or stem)
+            node = logic("segmentations").LoadSegmentationFromFile(
+                path, properties.get("autoOpacities", True), name or stem
+            )
         elif file_type == "TransformFile":
             node = logic("transforms").AddTransform(path, slicer.mrmlScene)
         elif file_type == "SceneFile":
@@ -270,7 +280,9 @@ class qSlicerApplication(QApplication):
     slicerHome = Property(str, lambda self: self._folder.name)
     documentationBaseUrl = Property(str, lambda self: "https://slicer.readthedocs.io/en/latest/")
     temporaryPath, cachePath, extensionsInstallPath, defaultScenePath, revision = (
-        stored(str, n, "") for n in ("temporaryPath", "cachePath", "extensionsInstallPath", "defaultScenePath", "revision"))
+        stored(str, n, "")
+        for n in ("temporaryPath", "cachePath", "extensionsInstallPath", "defaultScenePath", "revision")
+    )
 
     def __init__(self, testing: bool = True):
         super().__init__(["Slicer"])
@@ -303,6 +315,7 @@ class qSlicerApplication(QApplication):
             self._modules.add(name, module)
             setattr(slicer.modules, name.lower(), pythonqt.proxy_of(module))
             self._logic.SetModuleLogic(name, module.module_logic)
+        self._scene.AddNode(_generic_colors())
         vtk.vtkObject.GlobalWarningDisplayOn()
         self._layout = qSlicerLayoutManager(self._logic)
         self._layout.setParent(self)
@@ -338,8 +351,10 @@ class qSlicerApplication(QApplication):
         return self.__dict__.setdefault("_settings", QSettings())
 
     def revisionUserSettings(self):
-        return self.__dict__.setdefault("_revision_settings", QSettings(
-            os.path.join(self._folder.name, "settings", "Slicer-revision.ini"), QSettings.IniFormat))
+        return self.__dict__.setdefault(
+            "_revision_settings",
+            QSettings(os.path.join(self._folder.name, "settings", "Slicer-revision.ini"), QSettings.IniFormat),
+        )
 
     def startupEnvironment(self):
         return QProcessEnvironment.systemEnvironment()
@@ -360,11 +375,32 @@ class qSlicerApplication(QApplication):
         pass
 
 
+def _generic_colors():
+    """Stands for the colour table of that name in Slicer's share folder: a different colour for each label value."""
+    table = slicer.vtkMRMLColorTableNode()
+    table.SetTypeToUser()
+    table.SetSingletonTag("FileGenericColors.txt")
+    table.SetName("GenericColors")
+    table.HideFromEditorsOn()
+    table.SaveWithSceneOff()
+    table.SetNumberOfColors(256)
+    table.SetColor(0, "background", 0, 0, 0, 0)
+    for value in range(1, 256):
+        color = colorsys.hsv_to_rgb((value * 0.381966) % 1.0, 0.55, 0.9)
+        table.SetColor(value, f"region {value}", *color, 1.0)
+    return table
+
+
 CPP_MODULES = {
-    "Terminologies": "vtkSlicerTerminologiesModuleLogic", "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
-    "Colors": "vtkSlicerColorLogic", "Volumes": "vtkSlicerVolumesLogic", "Models": "vtkSlicerModelsLogic",
-    "Transforms": "vtkSlicerTransformLogic", "Markups": "vtkSlicerMarkupsLogic",
-    "Segmentations": "vtkSlicerSegmentationsModuleLogic", "Units": "vtkSlicerUnitsLogic",
+    "Terminologies": "vtkSlicerTerminologiesModuleLogic",
+    "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
+    "Colors": "vtkSlicerColorLogic",
+    "Volumes": "vtkSlicerVolumesLogic",
+    "Models": "vtkSlicerModelsLogic",
+    "Transforms": "vtkSlicerTransformLogic",
+    "Markups": "vtkSlicerMarkupsLogic",
+    "Segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "Units": "vtkSlicerUnitsLogic",
 }
 
 
@@ -373,5 +409,8 @@ def logic(name: str):
     return getattr(slicer.modules, name).logic()
 
 
-CLASSES = {c.__name__: c for c in list(globals().values())
-           if isinstance(c, type) and issubclass(c, QObject) and c.__name__.startswith(("qSlicer", "qMRML"))}
+CLASSES = {
+    c.__name__: c
+    for c in list(globals().values())
+    if isinstance(c, type) and issubclass(c, QObject) and c.__name__.startswith(("qSlicer", "qMRML"))
+}

@@ -118,7 +118,9 @@ class _Field:
     def __init__(self, name, annotated, default):
         self.name, self.annotated = name, annotated
         base, annotations = splitAnnotations(annotated)
-        self.optional = typing.get_origin(base) in (typing.Union, types.UnionType) and type(None) in typing.get_args(base)
+        self.optional = typing.get_origin(base) in (typing.Union, types.UnionType) and type(None) in typing.get_args(
+            base
+        )
         members = [t for t in typing.get_args(base) if t is not type(None)] if self.optional else [base]
         if len(members) != 1 or not isinstance(members[0], type):
             raise NotImplementedError(f"the stand-in host does not keep {annotated} in a parameter node ('{name}')")
@@ -126,8 +128,11 @@ class _Field:
         self.is_node = issubclass(self.type, slicer.vtkMRMLNode)
         if not (self.is_node or issubclass(self.type, str | bool | int | float | enum.Enum | pathlib.PurePath)):
             raise NotImplementedError(f"the stand-in host does not keep {self.type} in a parameter node ('{name}')")
-        self.validators = [a() if isinstance(a, type) else a for a in annotations
-                           if isinstance(a, Validator) or (isinstance(a, type) and issubclass(a, Validator))]
+        self.validators = [
+            a() if isinstance(a, type) else a
+            for a in annotations
+            if isinstance(a, Validator) or (isinstance(a, type) and issubclass(a, Validator))
+        ]
         given = [a for a in annotations if isinstance(a, Default)]
         self.default = Default(default[0]) if default else given[0] if given else Default(self._empty())
         self.annotations = annotations
@@ -166,7 +171,7 @@ class _Field:
                 node.SetParameter(keys[0], "")
                 node.SetNodeReferenceID(keys[0], value.GetID() if value is not None else None)
             elif value is None:
-                node.SetParameter(keys[1], "None")
+                node.SetParameter(keys[1], "True")
             else:
                 node.SetParameter(keys[0], value.name if isinstance(value, enum.Enum) else str(value))
 
@@ -204,7 +209,9 @@ def _binding(w, field):
     kind, base = field.type, type(w)
     find = lambda t: next((a for a in field.annotations if isinstance(a, t)), None)  # noqa: E731
     attribute = lambda name, to=lambda v: v: (  # noqa: E731
-        lambda: to(getattr(w, name)), lambda value: setattr(w, name, value))
+        lambda: to(getattr(w, name)),
+        lambda value: setattr(w, name, value),
+    )
     if kind is bool and base in (qt.QCheckBox, ctk.ctkCheckBox, qt.QPushButton, ctk.ctkCheckablePushButton):
         if base is qt.QPushButton:
             w.checkable = True
@@ -218,7 +225,9 @@ def _binding(w, field):
             w.singleStep = find(SingleStep).value
         limits = find(WithinRange) or find(Minimum), find(WithinRange) or find(Maximum)
         if None in limits and base in (qt.QSlider, ctk.ctkSliderWidget, slicer.qMRMLSliderWidget):
-            raise RuntimeError(f"Cannot have a connection to {base.__name__} where the {kind.__name__} type is unbounded.")
+            raise RuntimeError(
+                f"Cannot have a connection to {base.__name__} where the {kind.__name__} type is unbounded."
+            )
         top = 2**31 - 1 if kind is int and base in numeric else float("inf")
         w.minimum = limits[0].minimum if limits[0] else -top
         w.maximum = limits[1].maximum if limits[1] else top
@@ -234,14 +243,21 @@ def _binding(w, field):
         w.clear()
         for label in labels:
             w.addItem(label)
-        return ("currentIndexChanged", lambda: choices[w.currentIndex],
-                lambda value: setattr(w, "currentIndex", choices.index(value)))
+        return (
+            "currentIndexChanged",
+            lambda: choices[w.currentIndex],
+            lambda value: setattr(w, "currentIndex", choices.index(value)),
+        )
     if kind is str and base is qt.QLineEdit:
         return ("textChanged", lambda: w.text, lambda value: value != w.text and w.setText(value))
     if kind is str and base is qt.QLabel:
         return (None, *attribute("text"))
     if kind is str and base is qt.QTextEdit:
-        return ("textChanged", lambda: w.toPlainText(), lambda value: value != w.toPlainText() and w.setPlainText(value))
+        return (
+            "textChanged",
+            lambda: w.toPlainText(),
+            lambda value: value != w.toPlainText() and w.setPlainText(value),
+        )
     if issubclass(kind, pathlib.PurePath) and base is ctk.ctkPathLineEdit:
         return ("currentPathChanged", lambda: kind(w.currentPath), lambda value: setattr(w, "currentPath", str(value)))
     if issubclass(kind, pathlib.PurePath) and base is ctk.ctkDirectoryButton:
@@ -291,8 +307,11 @@ class _Wrapper:
         """Bind every widget of ``gui`` whose dynamic property SlicerParameterName names a field."""
         is_widget = getattr(gui, "isWidgetType", lambda: False)()
         widgets = gui.findChildren(qt.QWidget) if is_widget else list(vars(gui).values())
-        named = {w.property(SlicerParameterNamePropertyName): w for w in widgets
-                 if w.property(SlicerParameterNamePropertyName)}
+        named = {
+            w.property(SlicerParameterNamePropertyName): w
+            for w in widgets
+            if w.property(SlicerParameterNamePropertyName)
+        }
         return self.connectParametersToGui(named)
 
     def connectParametersToGui(self, mapping):
@@ -354,7 +373,14 @@ def parameterNodeWrapper(cls=None):
         setattr(cls, name, property(lambda self, n=name: self.getValue(n), lambda self, v, n=name: self.setValue(n, v)))
     cls.allParameters = fields
     for name, member in vars(_Wrapper).items():
-        if name not in ("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__firstlineno__",
-                        "__static_attributes__"):
+        if name not in (
+            "__dict__",
+            "__weakref__",
+            "__doc__",
+            "__module__",
+            "__qualname__",
+            "__firstlineno__",
+            "__static_attributes__",
+        ):
             setattr(cls, name, member)
     return cls

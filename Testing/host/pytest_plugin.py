@@ -17,7 +17,9 @@ def pytest_pycollect_makemodule(module_path: Path, parent):
 
         host.start()
     except ImportError as error:
-        return _Skipped.from_parent(parent, path=module_path, reason=f"the stand-in host needs slicer-core and PySide6: {error}")
+        return _Skipped.from_parent(
+            parent, path=module_path, reason=f"the stand-in host needs slicer-core and PySide6: {error}"
+        )
     return None
 
 

@@ -344,13 +344,17 @@ class QtProxy(metaclass=_ProxyType):
         cls = type(self).__name__
         if name in self.__dict__ or hasattr(native, name):
             raise AttributeError(f"Slot '{name}' can not be overwritten on {cls} object")
-        raise AttributeError(f"'{name}' does not exist on {cls} and creating new attributes on C++ objects is not allowed")
+        raise AttributeError(
+            f"'{name}' does not exist on {cls} and creating new attributes on C++ objects is not allowed"
+        )
 
     def _write(self, name, value):
         native, value = self._native, unwrap(value)
         setter = getattr(native, "set" + name[0].upper() + name[1:], None)
-        if setter is not None and (isinstance(value, enum.Enum) or native.metaObject().property(
-                native.metaObject().indexOfProperty(name)).isEnumType()):
+        if setter is not None and (
+            isinstance(value, enum.Enum)
+            or native.metaObject().property(native.metaObject().indexOfProperty(name)).isEnumType()
+        ):
             call(setter, [value])
         elif not native.setProperty(name, value):
             if setter is None:
@@ -362,7 +366,9 @@ class QtProxy(metaclass=_ProxyType):
         return sorted(set(super().__dir__()) | set(dir(native) if native is not None else ()))
 
     def className(self):
-        return self._native.metaObject().className() if isinstance(self._native, QtCore.QObject) else type(self).__name__
+        return (
+            self._native.metaObject().className() if isinstance(self._native, QtCore.QObject) else type(self).__name__
+        )
 
     def inherits(self, name):
         return name in (c.__name__ for c in type(self).__mro__)
@@ -424,8 +430,11 @@ class QObjectProxy(QtProxy):
 
     def _disconnect(self, signature, slot):
         found = resolve_signal(self._native, signature)
-        gone = [c for c in self._connections() if found and (c[0] == signature or c[1] == found[0])
-                and (slot is None or c[2] == slot)]
+        gone = [
+            c
+            for c in self._connections()
+            if found and (c[0] == signature or c[1] == found[0]) and (slot is None or c[2] == slot)
+        ]
         for connection in gone:
             QtCore.QObject.disconnect(self._native, QtCore.SIGNAL(connection[1]), connection[3])
             self._connections().remove(connection)
@@ -513,8 +522,14 @@ def wrapper_class(native: type) -> type:
         return native._wrapped_by
     if native not in _wrappers:
         top = (QObjectProxy,) if native is QtCore.QObject else (QtProxy,)
-        bases = tuple(wrapper_class(b) for b in native.__bases__ if b is not shiboken6.Object
-                      and issubclass(b, shiboken6.Object)) or top
+        bases = (
+            tuple(
+                wrapper_class(b)
+                for b in native.__bases__
+                if b is not shiboken6.Object and issubclass(b, shiboken6.Object)
+            )
+            or top
+        )
         _wrappers[native] = _ProxyType(native.__name__, bases, {"_qt": native})
     return _wrappers[native]
 

@@ -57,7 +57,9 @@ def load_ui(text: str):
                     number = sum(getattr(widgets_ctk.ctkPathLineEdit, n, 0) for n in names)
                     stored_enum.remove(value)
                     ElementTree.SubElement(stored_enum, "number").text = str(number)
-    connections = [{p: c.findtext(p) for p in ("sender", "signal", "receiver", "slot")} for c in tree.iter("connection")]
+    connections = [
+        {p: c.findtext(p) for p in ("sender", "signal", "receiver", "slot")} for c in tree.iter("connection")
+    ]
     for node in tree.findall("connections"):
         tree.remove(node)
     with tempfile.NamedTemporaryFile("wb", suffix=".ui", delete=False) as file:
@@ -68,7 +70,9 @@ def load_ui(text: str):
         return None
     root = pythonqt.proxy_of(native)
     for c in connections:
-        sender, receiver = (root if root.objectName == c[k] else root.findChild(None, c[k]) for k in ("sender", "receiver"))
+        sender, receiver = (
+            root if root.objectName == c[k] else root.findChild(None, c[k]) for k in ("sender", "receiver")
+        )
         if sender is None or receiver is None or not sender.connect(c["signal"], receiver, c["slot"]):
             raise RuntimeError(f"the .ui file connects what does not exist: {c}")
     return root

@@ -109,8 +109,15 @@ class ctkCollapsibleButton(QAbstractButton):
         option.rect = option.rect.adjusted(6, 0, 0, 0)
         option.rect.setWidth(10)
         self.style().drawPrimitive(arrow, option, painter, self)
-        self.style().drawItemText(painter, text, int(Qt.AlignLeft.value | Qt.AlignVCenter.value), self.palette(),
-                                  self.isEnabled(), self.text(), self.foregroundRole())
+        self.style().drawItemText(
+            painter,
+            text,
+            int(Qt.AlignLeft.value | Qt.AlignVCenter.value),
+            self.palette(),
+            self.isEnabled(),
+            self.text(),
+            self.foregroundRole(),
+        )
 
 
 class ctkCollapsibleGroupBox(QGroupBox):
@@ -409,5 +416,4 @@ class ctkColorPickerButton(QPushButton):
     color = Property(QColor, _get_color, setColor)
 
 
-CLASSES = {c.__name__: c for c in list(globals().values())
-           if isinstance(c, type) and c.__name__.startswith("ctk")}
+CLASSES = {c.__name__: c for c in list(globals().values()) if isinstance(c, type) and c.__name__.startswith("ctk")}

@@ -70,9 +70,19 @@ class qMRMLNodeComboBox(QWidget):
     nodeAboutToBeEdited = Signal(object)
     signal_aliases = {
         "currentNodeChanged(bool)": ("currentNodeChanged(PyObject)", bool),
-        **{k: v for name in ("currentNodeChanged", "nodeActivated", "nodeAdded", "nodeAddedByUser",
-                             "nodeAddedByUserAction", "nodeAboutToBeRemoved", "nodeAboutToBeEdited")
-           for k, v in node_signal(name).items()},
+        **{
+            k: v
+            for name in (
+                "currentNodeChanged",
+                "nodeActivated",
+                "nodeAdded",
+                "nodeAddedByUser",
+                "nodeAddedByUserAction",
+                "nodeAboutToBeRemoved",
+                "nodeAboutToBeEdited",
+            )
+            for k, v in node_signal(name).items()
+        },
     }
     nodeTypes = stored("QStringList", "nodeTypes", [], "_rebuild")
     hideChildNodeTypes = stored("QStringList", "hideChildNodeTypes", [], "_rebuild")
@@ -113,9 +123,14 @@ class qMRMLNodeComboBox(QWidget):
         self._unobserve()
         self._scene = scene
         if scene is not None:
-            for event, slot in ((scene.NodeAddedEvent, self._on_added), (scene.NodeAboutToBeRemovedEvent, self._on_removing),
-                                (scene.NodeRemovedEvent, self._on_change), (scene.EndImportEvent, self._on_change),
-                                (scene.EndBatchProcessEvent, self._on_change), (scene.EndCloseEvent, self._on_change)):
+            for event, slot in (
+                (scene.NodeAddedEvent, self._on_added),
+                (scene.NodeAboutToBeRemovedEvent, self._on_removing),
+                (scene.NodeRemovedEvent, self._on_change),
+                (scene.EndImportEvent, self._on_change),
+                (scene.EndBatchProcessEvent, self._on_change),
+                (scene.EndCloseEvent, self._on_change),
+            ):
                 slot_with_data = _with_call_data(slot)
                 self._tags.append((scene, scene.AddObserver(event, slot_with_data)))
         wanted, self._requested = self._requested, ""
@@ -148,8 +163,11 @@ class qMRMLNodeComboBox(QWidget):
             return False
         if not exact and any(node.IsA(t) for t in self.hideChildNodeTypes):
             return False
-        return all(node.GetAttribute(name) is not None if value is None else node.GetAttribute(name) == value
-                   for kind, name, value in self._attributes if node.IsA(kind))
+        return all(
+            node.GetAttribute(name) is not None if value is None else node.GetAttribute(name) == value
+            for kind, name, value in self._attributes
+            if node.IsA(kind)
+        )
 
     def _rebuild(self, wanted=None):
         before = self._current
@@ -241,7 +259,7 @@ class qMRMLNodeComboBox(QWidget):
             found += [(f"Create new {self.nodeTypeLabel(t)}", "create " + t) for t in types_]
         if self.removeEnabled:
             found.append((f"Delete current {label}", "delete"))
-        return found + [(action.text(), "menu %d" % i) for i, action in enumerate(self._menu)]
+        return found + [(action.text(), f"menu {i}") for i, action in enumerate(self._menu)]
 
     def _picked(self, index):
         data = self._combo.itemData(index) or ""
@@ -272,7 +290,7 @@ class qMRMLNodeComboBox(QWidget):
         node = self._scene.CreateNodeByClass(node_type)
         node.UnRegister(None)
         node.SetName(self._scene.GetUniqueNameByString(name))
-        for kind, attribute, value in self._attributes:
+        for _, attribute, value in self._attributes:
             node.SetAttribute(attribute, value or "")
         node = self._scene.AddNode(node)
         if hasattr(node, "CreateDefaultDisplayNodes") and node.IsA("vtkMRMLDisplayableNode"):
@@ -325,5 +343,8 @@ def _with_call_data(slot):
     return observer
 
 
-CLASSES = {c.__name__: c for c in list(globals().values())
-           if isinstance(c, type) and issubclass(c, QObject) and c.__name__.startswith(("qMRML", "qSlicer"))}
+CLASSES = {
+    c.__name__: c
+    for c in list(globals().values())
+    if isinstance(c, type) and issubclass(c, QObject) and c.__name__.startswith(("qMRML", "qSlicer"))
+}

@@ -7,7 +7,7 @@ import pytest
 import slicer
 from host import pythonqt
 
-MODULE = '''
+MODULE = """
 from typing import Annotated, Optional
 import logging
 import ctk, qt, vtk
@@ -100,9 +100,9 @@ class ToyLogic(ScriptedLoadableModuleLogic):
 class ToyTest(ScriptedLoadableModuleTest):
     def runTest(self):
         self.delayDisplay("hello")
-'''
+"""
 
-UI = '''<?xml version="1.0" encoding="UTF-8"?>
+UI = """<?xml version="1.0" encoding="UTF-8"?>
 <ui version="4.0"><class>Toy</class>
 <widget class="qMRMLWidget" name="Toy">
  <layout class="QVBoxLayout" name="all">
@@ -138,7 +138,7 @@ UI = '''<?xml version="1.0" encoding="UTF-8"?>
 <connections>
  <connection><sender>Toy</sender><signal>mrmlSceneChanged(vtkMRMLScene*)</signal><receiver>inputSelector</receiver>
   <slot>setMRMLScene(vtkMRMLScene*)</slot></connection>
-</connections></ui>'''
+</connections></ui>"""
 
 
 @pytest.fixture(scope="module")

@@ -39,13 +39,23 @@ QT5_ONLY = set(
     "isFirstItemColumnSpanned topLevelDomain".split()
 )
 QT5_ONLY_OF_CLASS = {
-    "QFileDialog": {"readOnly", "isReadOnly", "setReadOnly"}, "QAction": {"parentWidget"},
-    "QShortcut": {"parentWidget", "whatsThis"}, "QSortFilterProxyModel": {"clear"},
+    "QFileDialog": {"readOnly", "isReadOnly", "setReadOnly"},
+    "QAction": {"parentWidget"},
+    "QShortcut": {"parentWidget", "whatsThis"},
+    "QSortFilterProxyModel": {"clear"},
 }
 QT5_ONLY_SIGNALS = {
-    "highlighted(QString)", "valueChanged(QString)", "currentIndexChanged(QString)", "activated(QString)",
-    "dataChanged(QModelIndex,QModelIndex,QVector<int>)", "buttonClicked(int)", "buttonPressed(int)", "buttonReleased(int)",
-    "buttonToggled(int,bool)", "networkSessionConnected()", "error(QProcess::ProcessError)",
+    "highlighted(QString)",
+    "valueChanged(QString)",
+    "currentIndexChanged(QString)",
+    "activated(QString)",
+    "dataChanged(QModelIndex,QModelIndex,QVector<int>)",
+    "buttonClicked(int)",
+    "buttonPressed(int)",
+    "buttonReleased(int)",
+    "buttonToggled(int,bool)",
+    "networkSessionConnected()",
+    "error(QProcess::ProcessError)",
     "networkAccessibleChanged(QNetworkAccessManager::NetworkAccessibility)",
 }
 # The widgets that module panels of this extension use; of the others the host shows only the Qt part.
@@ -79,7 +89,13 @@ def make(name):
 
 
 def normal(text):
-    return re.sub(r"0x[0-9a-f]+", "", text).replace(" at: ", " ").replace(" at >", ">").replace(" at>", ">").replace(" )", ")")
+    return (
+        re.sub(r"0x[0-9a-f]+", "", text)
+        .replace(" at: ", " ")
+        .replace(" at >", ">")
+        .replace(" at>", ">")
+        .replace(" )", ")")
+    )
 
 
 class RecordedExpressions(unittest.TestCase):
@@ -91,9 +107,24 @@ class RecordedExpressions(unittest.TestCase):
             cb.addItem(*item)
         lw = qt.QListWidget()
         lw.addItem("a")
-        return dict(slicer=slicer, qt=qt, ctk=ctk, b=b, cb=cb, chk=chk, le=le, lw=lw, pb=qt.QProgressBar(),
-                    pr=qt.QProcess(), pt=qt.QPlainTextEdit(), sp=qt.QDoubleSpinBox(), tb=qt.QTextBrowser(),
-                    tm=qt.QTimer(), tw=qt.QTreeWidget(), w=qt.QWidget())
+        return dict(
+            slicer=slicer,
+            qt=qt,
+            ctk=ctk,
+            b=b,
+            cb=cb,
+            chk=chk,
+            le=le,
+            lw=lw,
+            pb=qt.QProgressBar(),
+            pr=qt.QProcess(),
+            pt=qt.QPlainTextEdit(),
+            sp=qt.QDoubleSpinBox(),
+            tb=qt.QTextBrowser(),
+            tm=qt.QTimer(),
+            tw=qt.QTreeWidget(),
+            w=qt.QWidget(),
+        )
 
     def test_expressions(self):
         checked = 0
@@ -108,7 +139,7 @@ class RecordedExpressions(unittest.TestCase):
                 try:
                     value = repr(eval(code, self.names()))
                 except Exception as error:
-                    value = "raises {}: {}".format(type(error).__name__, error)
+                    value = f"raises {type(error).__name__}: {error}"
                 self.assertEqual(normal(value), normal(expected))
                 checked += 1
         self.assertGreater(checked, 90)
@@ -124,10 +155,13 @@ class RecordedClasses(unittest.TestCase):
             gone = QT5_ONLY | QT5_ONLY_OF_CLASS.get(name, set()) if QT_MAJOR >= 6 else set()
             with self.subTest(cls=name, what="properties"):
                 self.assertEqual([p for p in sorted(properties - gone) if not hasattr(thing, p)], [])
-                self.assertEqual([p for p in sorted(properties - gone - {"singleShot"}) if callable(getattr(thing, p))], [])
+                self.assertEqual(
+                    [p for p in sorted(properties - gone - {"singleShot"}) if callable(getattr(thing, p))], []
+                )
             with self.subTest(cls=name, what="methods"):
-                self.assertEqual([m for m in sorted(recorded["callable"] - gone)
-                                  if not callable(getattr(thing, m, None))], [])
+                self.assertEqual(
+                    [m for m in sorted(recorded["callable"] - gone) if not callable(getattr(thing, m, None))], []
+                )
             if ON_HOST:
                 with self.subTest(cls=name, what="nothing that Slicer lacks"):
                     known = recorded["callable"] | properties | {"exec_", "raise_", "print_"}
@@ -135,24 +169,49 @@ class RecordedClasses(unittest.TestCase):
                     self.assertEqual(extra, [])
                 with self.subTest(cls=name, what="signals"):
                     lost = QT5_ONLY_SIGNALS if QT_MAJOR >= 6 else set()
-                    self.assertEqual([s for s in sorted(recorded["signals"] - lost)
-                                      if not thing.connect(s, lambda *a: None)], [])
+                    self.assertEqual(
+                        [s for s in sorted(recorded["signals"] - lost) if not thing.connect(s, lambda *a: None)], []
+                    )
 
     def test_node_selector(self):
         recorded, selector = recorded_class("qMRMLNodeComboBox"), slicer.qMRMLNodeComboBox()
-        for name in ("nodeTypes", "noneEnabled", "addEnabled", "removeEnabled", "renameEnabled", "showHidden",
-                     "showChildNodeTypes", "selectNodeUponCreation", "currentNodeID", "baseName", "noneDisplay"):
+        for name in (
+            "nodeTypes",
+            "noneEnabled",
+            "addEnabled",
+            "removeEnabled",
+            "renameEnabled",
+            "showHidden",
+            "showChildNodeTypes",
+            "selectNodeUponCreation",
+            "currentNodeID",
+            "baseName",
+            "noneDisplay",
+        ):
             self.assertIn(name, recorded["properties"])
             self.assertFalse(callable(getattr(selector, name)), name)
             self.assertFalse(hasattr(selector, "set" + name[0].upper() + name[1:]) and name != "currentNodeID", name)
-        for signal in ("currentNodeChanged(vtkMRMLNode*)", "currentNodeChanged(bool)", "nodeAddedByUser(vtkMRMLNode*)",
-                       "currentNodeIDChanged(QString)", "nodeActivated(vtkMRMLNode*)"):
+        for signal in (
+            "currentNodeChanged(vtkMRMLNode*)",
+            "currentNodeChanged(bool)",
+            "nodeAddedByUser(vtkMRMLNode*)",
+            "currentNodeIDChanged(QString)",
+            "nodeActivated(vtkMRMLNode*)",
+        ):
             self.assertIn(signal, recorded["signals"])
             self.assertTrue(selector.connect(signal, lambda *a: None), signal)
         selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
-        self.assertEqual((selector.nodeTypes, selector.currentNode(), selector.currentNodeID, selector.noneEnabled,
-                          selector.addEnabled, selector.nodeCount()),
-                         (("vtkMRMLScalarVolumeNode",), None, "", False, True, 0))
+        self.assertEqual(
+            (
+                selector.nodeTypes,
+                selector.currentNode(),
+                selector.currentNodeID,
+                selector.noneEnabled,
+                selector.addEnabled,
+                selector.nodeCount(),
+            ),
+            (("vtkMRMLScalarVolumeNode",), None, "", False, True, 0),
+        )
 
 
 class PythonQtManners(unittest.TestCase):
@@ -270,8 +329,10 @@ class SlicerManners(unittest.TestCase):
     def test_names(self):
         for name in RECORDED["slicer.util"]:
             self.assertTrue(hasattr(slicer.util, name), name)
-        for name in "applicationLogic coreIOManager layoutManager moduleManager mrmlScene processEvents settings testingEnabled " \
-                    "userSettings revisionUserSettings temporaryPath cachePath slicerHome setOverrideCursor".split():
+        for name in (
+            "applicationLogic coreIOManager layoutManager moduleManager mrmlScene processEvents settings testingEnabled "
+            "userSettings revisionUserSettings temporaryPath cachePath slicerHome setOverrideCursor".split()
+        ):
             self.assertIn(name, RECORDED["slicer.app"].split())
             self.assertTrue(hasattr(slicer.app, name), name)
         for name in ("terminologies", "userInformation"):
@@ -286,14 +347,14 @@ class SlicerManners(unittest.TestCase):
             self.assertEqual(set(lacking) - python_version_dependent, set(), name)
 
     def test_parameter_node(self):
-        from typing import Annotated, Optional
+        from typing import Annotated
 
         from slicer.parameterNodeWrapper import Choice, Default, WithinRange, parameterNodeWrapper
 
         @parameterNodeWrapper
         class Fields:
             volume: slicer.vtkMRMLScalarVolumeNode
-            other: Optional[slicer.vtkMRMLSegmentationNode]
+            other: slicer.vtkMRMLSegmentationNode | None
             device: Annotated[str, Choice(["auto", "cpu"])] = "auto"
             level: Annotated[float, WithinRange(0, 10)] = 2.5
             count: Annotated[int, Default(3)]
@@ -302,16 +363,19 @@ class SlicerManners(unittest.TestCase):
 
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "Fields")
         fields, events = Fields(node), []
-        self.assertEqual((fields.volume, fields.other, fields.device, fields.level, fields.count, fields.on, fields.text),
-                         (None, None, "auto", 2.5, 3, True, ""))
+        self.assertEqual(
+            (fields.volume, fields.other, fields.device, fields.level, fields.count, fields.on, fields.text),
+            (None, None, "auto", 2.5, 3, True, ""),
+        )
         fields.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: events.append(event))
         fields.volume = volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "v")
         fields.level, fields.on = 7.0, False
         self.assertTrue(events)
         self.assertIs(Fields(node).volume, volume)
         self.assertEqual(node.GetNodeReferenceID("volume"), volume.GetID())
-        self.assertEqual((node.GetParameter("level"), node.GetParameter("on"), node.GetParameter("device")),
-                         ("7.0", "False", "auto"))
+        self.assertEqual(
+            (node.GetParameter("level"), node.GetParameter("on"), node.GetParameter("device")), ("7.0", "False", "auto")
+        )
         for name, wrong in (("level", 11.0), ("device", "gpu")):
             with self.assertRaises(ValueError):
                 setattr(fields, name, wrong)
