@@ -14,7 +14,7 @@ from PySide6.QtWidgets import QApplication, QMainWindow, QToolBar
 
 from . import pythonqt
 from .widgets_ctk import stored
-from .widgets_mrml import qMRMLWidget
+from .widgets_mrml import qMRMLWidget, with_call_data
 
 VERSION = (5, 13, 0)
 
@@ -316,6 +316,11 @@ class qSlicerApplication(QApplication):
             setattr(slicer.modules, name.lower(), pythonqt.proxy_of(module))
             self._logic.SetModuleLogic(name, module.module_logic)
         self._scene.AddNode(_generic_colors())
+        for event, action in (
+            (self._scene.NodeAddedEvent, _into_subject_hierarchy),
+            (self._scene.NodeAboutToBeRemovedEvent, _out_of_subject_hierarchy),
+        ):
+            self._scene.AddObserver(event, with_call_data(action))
         vtk.vtkObject.GlobalWarningDisplayOn()
         self._layout = qSlicerLayoutManager(self._logic)
         self._layout.setParent(self)
@@ -373,6 +378,30 @@ class qSlicerApplication(QApplication):
 
     def resumeRender(self):
         pass
+
+
+_IN_HIERARCHY = (
+    *("vtkMRMLVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLModelNode", "vtkMRMLMarkupsNode"),
+    *("vtkMRMLTransformNode", "vtkMRMLTableNode", "vtkMRMLTextNode"),
+)
+
+
+def _into_subject_hierarchy(node):
+    """Slicer's subject hierarchy plugins (Qt, not in the wheel) give every data node an item under the scene."""
+    if node is None or node.GetHideFromEditors() or node.GetScene().IsImporting():
+        return
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    if hierarchy is not None and any(node.IsA(kind) for kind in _IN_HIERARCHY) and not hierarchy.GetItemByDataNode(node):
+        hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+
+def _out_of_subject_hierarchy(node):
+    if node is None or node.GetScene().IsClosing() or node.IsA("vtkMRMLSubjectHierarchyNode"):
+        return
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    if item:
+        hierarchy.RemoveItem(item, False, False)
 
 
 def _generic_colors():

@@ -169,13 +169,18 @@ def load(path: str | Path):
 
 def build_widget(module):
     """The module's panel: an instance of ``<Module>Widget`` in a window of its own, ``setup()`` done."""
-    python_module = sys.modules[module.name]
     window = slicer.qSlicerScriptedLoadableModuleWidget()
     window.setLayout(qt.QVBoxLayout())
     window.setMRMLScene(slicer.mrmlScene)
     window.moduleName = module.name
-    widget = getattr(python_module, module.name + "Widget")(window)
-    window._native.python_self = widget
-    setattr(slicer.modules, module.name + "Widget", widget)
-    widget.setup()
+    fill(window)
     return window
+
+
+def fill(window):
+    """Make the Python widget of a module's window, set up."""
+    name = window.moduleName
+    widget = getattr(sys.modules[name], name + "Widget")(window)
+    window._native.python_self = widget
+    setattr(slicer.modules, name + "Widget", widget)
+    widget.setup()

@@ -45,6 +45,11 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
     def self(self):
         return self.python_self
 
+    def reload(self):
+        from . import pythonqt, scripted
+
+        scripted.fill(pythonqt.proxy_of(self))
+
 
 class qMRMLSpinBox(ctkDoubleSpinBox):
     quantity = stored(str, "quantity", "")
@@ -131,7 +136,7 @@ class qMRMLNodeComboBox(QWidget):
                 (scene.EndBatchProcessEvent, self._on_change),
                 (scene.EndCloseEvent, self._on_change),
             ):
-                slot_with_data = _with_call_data(slot)
+                slot_with_data = with_call_data(slot)
                 self._tags.append((scene, scene.AddObserver(event, slot_with_data)))
         wanted, self._requested = self._requested, ""
         self._rebuild(wanted)
@@ -335,7 +340,9 @@ class qMRMLNodeComboBox(QWidget):
     baseName = Property(str, lambda self: self._base_names.get((list(self.nodeTypes) or [""])[0], ""), setBaseName)
 
 
-def _with_call_data(slot):
+def with_call_data(slot):
+    """An observer that gets the MRML node an event is about."""
+
     def observer(caller, event, data=None):
         slot(data)
 

@@ -217,6 +217,23 @@ def test_closing_the_scene_keeps_the_panel_usable(panel):
     assert panel._parameterNode.count == 3
 
 
+def test_reload_makes_a_fresh_panel(panel):
+    panel.onReload()
+    fresh = slicer.util.getModuleWidget("Toy")
+    assert fresh is not panel and fresh.parent is panel.parent and fresh.ui.applyButton.text == "Apply"
+
+
+def test_data_nodes_appear_in_the_subject_hierarchy():
+    import numpy as np
+
+    volume = slicer.util.addVolumeFromArray(np.zeros((3, 4, 5)))
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    item = hierarchy.GetItemByDataNode(volume)
+    assert item and hierarchy.GetItemParent(item) == hierarchy.GetSceneItemID()
+    slicer.mrmlScene.RemoveNode(volume)
+    assert not hierarchy.GetItemDataNode(item)
+
+
 def test_node_selector_adds_filters_and_forgets():
     selector = slicer.qMRMLNodeComboBox()
     selector.nodeTypes = ["vtkMRMLSegmentationNode"]
