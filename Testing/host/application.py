@@ -391,7 +391,11 @@ def _into_subject_hierarchy(node):
     if node is None or node.GetHideFromEditors() or node.GetScene().IsImporting():
         return
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
-    if hierarchy is not None and any(node.IsA(kind) for kind in _IN_HIERARCHY) and not hierarchy.GetItemByDataNode(node):
+    if (
+        hierarchy is not None
+        and any(node.IsA(kind) for kind in _IN_HIERARCHY)
+        and not hierarchy.GetItemByDataNode(node)
+    ):
         hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
 

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 from PySide6 import QtCore, QtUiTools
 
-from . import pythonqt, widgets_ctk, widgets_mrml
+from . import facts, pythonqt, widgets_ctk, widgets_mrml
 
 CUSTOM = {**widgets_ctk.CLASSES, **widgets_mrml.CLASSES}
 
@@ -105,3 +105,18 @@ def install() -> None:
 def _single_shot(msec, receiver, member=None):
     slot = receiver if callable(receiver) else getattr(receiver, member.split("(")[0])
     QtCore.QTimer.singleShot(int(msec), pythonqt.slot_for(slot))
+
+
+def ui_problems(text: str) -> list[str]:
+    """What Slicer would pass over in silence in a Designer file: properties its classes do not have, names used twice."""
+    problems, names = [], set()
+    for widget in ElementTree.fromstring(text).iter("widget"):
+        kind, name = widget.get("class"), widget.get("name")
+        if name in names:
+            problems.append(f"two widgets are called {name}")
+        names.add(name)
+        known = facts.property_names(kind)
+        for entry in widget.findall("property"):
+            if known is not None and entry.get("stdset") != "0" and entry.get("name") not in known:
+                problems.append(f"{name} ({kind}) has no property {entry.get('name')}")
+    return problems
