@@ -41,8 +41,8 @@ help: ## list the targets
 
 demo: .venv/.demo ## segment the sample MRI with the model that ships, into demo/
 	@mkdir -p demo
-	$(BIN)/unetsegment segment $(SAMPLE)/image.nii.gz -m hippocampus-mr-t1 -o demo/hippocampus.seg.nrrd \
-	  --preview demo/hippocampus.png --compare $(SAMPLE)/label.nii.gz
+	$(BIN)/unetsegment segment $(SAMPLE)/hippocampus_084_image.nii.gz -m hippocampus-mr-t1 -o demo/hippocampus.seg.nrrd \
+	  --preview demo/hippocampus.png --compare $(SAMPLE)/hippocampus_084_label.nii.gz
 
 test: .venv/.dev lint ## lint, then run all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
