@@ -1,7 +1,7 @@
 """Pictures of the scene: three slice views and a 3D view, drawn off screen by Slicer's own displayable managers."""
 
 import functools
-import os
+import subprocess
 import sys
 
 import numpy as np
@@ -9,10 +9,15 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):  # no X server to ask for a context
-    os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
-
 SLICE_COLORS = {"Red": (0.95, 0.29, 0.25), "Yellow": (0.93, 0.84, 0.30), "Green": (0.43, 0.69, 0.29)}
+
+
+@functools.cache
+def available() -> bool:
+    """Whether this machine can draw off screen; asked in a child process, for a missing driver may end the process."""
+    code = "import vtk; w = vtk.vtkRenderWindow(); w.SetOffScreenRendering(1); w.AddRenderer(vtk.vtkRenderer()); w.Render()"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False)
+    return child.returncode == 0 and b"ERR|" not in child.stderr
 
 
 def _window(width: int, height: int):

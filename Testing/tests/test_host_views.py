@@ -5,6 +5,8 @@ import pytest
 import slicer
 from host import views
 
+pytestmark = pytest.mark.skipif(not views.available(), reason="this machine cannot render off screen")
+
 
 @pytest.fixture
 def ball():
