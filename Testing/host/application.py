@@ -305,6 +305,10 @@ class qSlicerApplication(QApplication):
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._logic.SetMRMLScene(self._scene)
         self._logic.SetTemporaryPath(self.temporaryPath)
+        self._remote = slicer.vtkMRMLRemoteIOLogic()
+        self._remote.GetCacheManager().SetRemoteCacheDirectory(self.cachePath)
+        self._remote.SetMRMLScene(self._scene)
+        self._scene.SetDataIOManager(self._remote.GetDataIOManager())
         vtk.vtkObject.GlobalWarningDisplayOff()  # Slicer's share folder (terminologies, colour files) is not in the wheel
         for name, logic_class in CPP_MODULES.items():
             module = qSlicerLoadableModule(self._modules)
