@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ball_case, write_case
+from ballworld import ball_case, write_case
 from unetsegment_training.dataset import DatasetError, read_dataset
 from unetsegment_training.split import five_folds, stored_split
 
