@@ -145,12 +145,17 @@ def cache_folder() -> Path:
     return Path(base) / "UNetSegment"
 
 
+def resource_folders(name: str) -> list[Path]:
+    """Existing ``Resources/<name>`` folders: beside the library (as Slicer installs it) and at the repository's top."""
+    library = Path(__file__).resolve().parents[1]
+    places = [library.parent / "Resources" / name, library.parents[1] / "Resources" / name]
+    return [place for place in places if place.is_dir()]
+
+
 def installed() -> dict[str, Path]:
     """Names and folders of the models on this computer: those that ship, then the user's (which win)."""
-    library = Path(__file__).resolve().parents[1]
-    places = [library.parent / "Resources" / "Models", library.parents[1] / "Resources" / "Models"]
     found: dict[str, Path] = {}
-    for place in (*places, cache_folder() / "models"):
+    for place in (*resource_folders("Models"), cache_folder() / "models"):
         if place.is_dir():
             found.update({p.parents[1].name: p.parents[1] for p in sorted(place.glob(f"*/{MANIFEST_PATH}"))})
     return found

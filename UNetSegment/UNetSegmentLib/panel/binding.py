@@ -1,0 +1,27 @@
+"""Puts a :class:`PanelView` into the widgets of ``UNetSegment.ui``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .state import PanelView
+
+
+def show(ui: Any, view: PanelView) -> None:
+    """Set texts, visibility and enabled states; ``ui`` is what ``slicer.util.childWidgetVariables`` gives."""
+    for number, row in enumerate(view.inputs, start=1):
+        label, selector = getattr(ui, f"inputLabel{number}"), getattr(ui, f"inputSelector{number}")
+        hint = getattr(ui, f"inputHint{number}")
+        label.text = row.label
+        hint.text = row.hint
+        label.setVisible(row.visible)
+        selector.setVisible(row.visible)
+        hint.setVisible(bool(row.hint))
+        selector.enabled = view.inputs_enabled
+    ui.modelHint.text = view.model_line
+    ui.structuresLabel.text = view.structures
+    ui.applyButton.text = view.apply_text
+    ui.applyButton.enabled = view.apply_enabled
+    ui.applyButton.toolTip = view.apply_tip
+    for name in ("modelSelector", "outputSelector", "deviceSelector", "show3DCheckBox"):
+        getattr(ui, name).enabled = view.inputs_enabled

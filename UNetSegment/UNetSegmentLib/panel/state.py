@@ -1,0 +1,117 @@
+"""What the panel says and allows, decided in plain Python from what the user chose.
+
+No Qt and no scene here: every text and every enabled button can be tested without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..labels import Label
+from ..package import Manifest
+
+MAX_INPUTS = 4
+"""Rows the panel has; models with more channels run by script."""
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """One volume selector: its label, and the hint under it."""
+
+    label: str
+    hint: str = ""
+    visible: bool = True
+
+
+@dataclass(frozen=True)
+class PanelView:
+    """Everything the panel shows."""
+
+    inputs: tuple[InputRow, ...]
+    model_line: str
+    structures: str
+    apply_text: str
+    apply_enabled: bool
+    apply_tip: str
+    inputs_enabled: bool
+
+
+def view(
+    manifest: Manifest | None,
+    chosen: Sequence[str | None],
+    running: bool = False,
+    model_problem: str = "",
+    tr: Callable[[str], str] = lambda text: text,
+) -> PanelView:
+    """Decide what the panel shows.
+
+    Args:
+        manifest: Of the chosen model; None where none could be read.
+        chosen: Name of the volume in each input row, None where none is chosen.
+        running: Whether a segmentation is under way.
+        model_problem: The sentence that says why there is no manifest.
+        tr: Translates a text.
+    """
+    rows, missing = _rows(manifest, chosen, tr)
+    problem = model_problem or (tr("Choose a model.") if manifest is None else "")
+    if manifest is not None and len(manifest.channels) > MAX_INPUTS:
+        problem = tr("This model needs {count} volumes, more than the panel has rows; run it by script.").format(
+            count=len(manifest.channels)
+        )
+    if not problem and missing:
+        problem = missing
+    names = [label.name for label in manifest.segments] if manifest else []
+    if running:
+        apply_text, tip = tr("Cancel"), tr("Stop; the scene stays as it was.")
+    else:
+        apply_text, tip = tr("Apply"), problem or tr("Segment the volume with this model.")
+    return PanelView(
+        inputs=rows,
+        model_line=model_problem or (manifest.summary if manifest else ""),
+        structures=tr("Structures: {names}").format(names=", ".join(names)) if names else "",
+        apply_text=apply_text,
+        apply_enabled=running or not problem,
+        apply_tip=tip,
+        inputs_enabled=not running,
+    )
+
+
+def _rows(
+    manifest: Manifest | None, chosen: Sequence[str | None], tr: Callable[[str], str]
+) -> tuple[tuple[InputRow, ...], str]:
+    channels = manifest.channels[:MAX_INPUTS] if manifest else ()
+    rows, first_missing = [], ""
+    for index in range(MAX_INPUTS):
+        if index >= max(len(channels), 1):
+            rows.append(InputRow("", visible=False))
+            continue
+        channel = channels[index] if channels else None
+        label = (channel.title or channel.name) if channel else tr("Volume")
+        hint = ""
+        if channel is not None and not (index < len(chosen) and chosen[index]):
+            if len(channels) == 1:
+                hint = tr("Choose the {name} volume to segment.").format(name=channel.name)
+            else:
+                names = ", ".join(c.name for c in channels)
+                hint = tr("This model needs {count} volumes: {names}. Choose the {name} volume.").format(
+                    count=len(channels), names=names, name=channel.name
+                )
+            first_missing = first_missing or hint
+        rows.append(InputRow(label, hint))
+    return tuple(rows), first_missing
+
+
+def result_line(labels: Sequence[Label], volumes_ml: dict[int, float], seconds: float, device: str) -> str:
+    """The result in one line: seconds, device, and up to four structures with their volumes."""
+    parts = [f"{label.name} {volumes_ml[label.value]:.2f} ml" for label in labels[:4]]
+    if len(labels) > 4:
+        parts.append(f"+ {len(labels) - 4}")
+    return f"{seconds:.1f} s · {device.upper()}   " + " · ".join(parts)
+
+
+def remaining(fraction: float, elapsed: float) -> str:
+    """Seconds left, as words, once enough is known."""
+    if fraction < 0.1 or elapsed < 2:
+        return ""
+    return f"{max(round(elapsed / fraction - elapsed), 1)} s left"
