@@ -69,7 +69,10 @@ def load_module(path: str | Path, width: int = 400):
     from . import scripted
 
     name = Path(path).stem
-    module = getattr(slicer.modules, name.lower(), None) or scripted.load(path)
+    module = getattr(slicer.modules, name.lower(), None)
+    if module is None:
+        module = scripted.load(path)
+        slicer.app.startupCompleted()  # in Slicer, once every module is there
     window = module.widgetRepresentation()
     slicer.util.selectModule(name)
     window.resize(width, max(500, window.sizeHint.height()))

@@ -249,8 +249,8 @@ class qSlicerModuleSelectorToolBar(QToolBar):
         for module_name, method in ((self.selectedModule, "exit"), (name, "enter")):
             module = manager.module(module_name)
             widget = module.widgetRepresentation() if isinstance(module, qSlicerScriptedLoadableModule) else None
-            if widget is not None and hasattr(widget.self(), method):
-                getattr(widget.self(), method)()
+            if widget is not None and widget.isEntered == (method == "exit"):
+                getattr(widget, method)()
         self.selectedModule = name
 
 

@@ -45,6 +45,20 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
     def self(self):
         return self.python_self
 
+    def enter(self):
+        """The panel is shown."""
+        self._entered = True
+        if hasattr(self.python_self, "enter"):
+            self.python_self.enter()
+
+    def exit(self):
+        """Another module's panel is shown."""
+        self._entered = False
+        if hasattr(self.python_self, "exit"):
+            self.python_self.exit()
+
+    isEntered = Property(bool, lambda self: self.__dict__.get("_entered", False))
+
     def reload(self):
         from . import pythonqt, scripted
 
