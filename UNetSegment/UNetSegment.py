@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Optional
@@ -327,9 +328,12 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
 class UNetSegmentTest(ScriptedLoadableModuleTest):
     """The self-test: the sample MRI through the shipped model, in the application itself."""
 
-    def runTest(self) -> None:
-        """Run every test of the module; also found by ``slicer.testing.runUnitTest``."""
+    def setUp(self) -> None:
         slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        """What the "Reload and Test" button and ctest run."""
+        self.setUp()
         self.test_sampleIsSegmented()
 
     def test_sampleIsSegmented(self) -> None:
@@ -342,5 +346,16 @@ class UNetSegmentTest(ScriptedLoadableModuleTest):
             if "No library to run networks" in str(error):
                 self.skipTest(str(error))
             raise
-        names = [node.GetSegmentation().GetNthSegment(n).GetName() for n in range(node.GetSegmentation().GetNumberOfSegments())]
+        segmentation = node.GetSegmentation()
+        names = [segmentation.GetNthSegment(n).GetName() for n in range(segmentation.GetNumberOfSegments())]
         self.assertEqual(names, ["Anterior hippocampus", "Posterior hippocampus"])
+
+
+def load_tests(loader, tests, pattern):
+    """unittest's hook: the self-test, and the files of Testing/Python where that folder is on the path."""
+    suite = loader.loadTestsFromTestCase(UNetSegmentTest)
+    folder = Path(__file__).parent / "Testing" / "Python"
+    if str(folder) in [str(Path(entry)) for entry in sys.path]:
+        for path in sorted(folder.glob("test_*.py")):
+            suite.addTests(loader.loadTestsFromName(path.stem))
+    return suite

@@ -1,0 +1,219 @@
+"""Nodes to volumes and label maps to nodes: nothing moves, nothing else changes. Runs in Slicer and on the stand-in host."""
+
+import itertools
+import unittest
+
+import numpy as np
+import slicer
+import vtk
+from UNetSegmentLib import scene
+from UNetSegmentLib.errors import InputError, OutputError
+from UNetSegmentLib.labels import Code, Label, Terminology
+from UNetSegmentLib.volume import LabelMap, Reorientation
+
+LIVER = Terminology(Code("SCT", "123037004", "Anatomical Structure"), Code("SCT", "10200004", "Liver"))
+LABELS = (Label(0, "background"), Label(3, "Liver", (221, 130, 101), LIVER), Label(300, "Lesion", (144, 238, 144)))
+
+
+def rotation(degrees=25.0, axis=(1, 2, 3)):
+    transform = vtk.vtkTransform()
+    transform.RotateWXYZ(degrees, *axis)
+    return scene.read.to_numpy(transform.GetMatrix())
+
+
+def vtk_matrix(array):
+    matrix = vtk.vtkMatrix4x4()
+    for row, column in itertools.product(range(4), repeat=2):
+        matrix.SetElement(row, column, float(array[row, column]))
+    return matrix
+
+
+def add_volume(shape=(4, 5, 6), matrix=None, name="mri", dtype=np.int16):
+    """A volume node whose voxel (i, j, k) has the value i + 10 j + 100 k; ``shape`` is (i, j, k)."""
+    i, j, k = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    array = (i + 10 * j + 100 * k).astype(dtype).T
+    node = slicer.util.addVolumeFromArray(np.ascontiguousarray(array), name=name)
+    node.SetIJKToRASMatrix(vtk_matrix(np.diag([1.0, 2, 3, 1]) if matrix is None else matrix))
+    return node
+
+
+def add_transform(matrix, name="parent"):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+    node.SetMatrixTransformToParent(vtk_matrix(matrix))
+    return node
+
+
+def segment_array(node, name, reference):
+    segmentation = node.GetSegmentation()
+    for index in range(segmentation.GetNumberOfSegments()):
+        if segmentation.GetNthSegment(index).GetName() == name:
+            segment_id = segmentation.GetNthSegmentID(index)
+            return slicer.util.arrayFromSegmentBinaryLabelmap(node, segment_id, reference).T
+    raise AssertionError(f"no segment {name}")
+
+
+def segment_names(node):
+    segmentation = node.GetSegmentation()
+    return [segmentation.GetNthSegment(index).GetName() for index in range(segmentation.GetNumberOfSegments())]
+
+
+def corner_labels(shape):
+    """Two structures away from each other's mirror images, so that a flip would be seen."""
+    array = np.zeros(shape, np.uint16)
+    array[0, 0, 0] = 3
+    array[-1:, :2, -1:] = 300
+    return array
+
+
+class SceneTest(unittest.TestCase):
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def test_voxels_and_places_of_a_volume(self):
+        matrix = rotation() @ np.diag([0.5, -2.0, 3.0, 1.0])
+        matrix[:3, 3] = (10, -20, 30)
+        volume = scene.world_volume(add_volume(matrix=matrix))
+        self.assertEqual(volume.array.shape, (1, 4, 5, 6))
+        self.assertEqual(volume.array[0, 1, 2, 3], 321)
+        np.testing.assert_allclose(volume.grid.ijk_to_ras, matrix, atol=1e-9)
+        self.assertEqual(volume.channels, ("mri",))
+
+    def test_parent_transforms_move_the_volume_in_the_world(self):
+        node, inner, outer = add_volume(), add_transform(rotation()), add_transform(rotation(40, (0, 0, 1)))
+        inner.SetAndObserveTransformNodeID(outer.GetID())
+        node.SetAndObserveTransformNodeID(inner.GetID())
+        expected = rotation(40, (0, 0, 1)) @ rotation() @ np.diag([1.0, 2, 3, 1])
+        np.testing.assert_allclose(scene.world_volume(node).grid.ijk_to_ras, expected, atol=1e-9)
+
+    def test_nonlinear_and_shearing_transforms_are_refused(self):
+        node = add_volume()
+        warp = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "warp")
+        spline = vtk.vtkThinPlateSplineTransform()
+        source, target = vtk.vtkPoints(), vtk.vtkPoints()
+        for point in itertools.product((0, 10), repeat=3):
+            source.InsertNextPoint(point)
+            target.InsertNextPoint([x + 0.1 * x * x for x in point])
+        spline.SetSourceLandmarks(source)
+        spline.SetTargetLandmarks(target)
+        spline.SetBasisToR()
+        warp.SetAndObserveTransformToParent(spline)
+        node.SetAndObserveTransformNodeID(warp.GetID())
+        with self.assertRaisesRegex(InputError, "'mri' is under the non-linear transform 'warp'"):
+            scene.world_volume(node)
+        shear = np.eye(4)
+        shear[0, 1] = 0.5
+        node.SetAndObserveTransformNodeID(add_transform(shear).GetID())
+        with self.assertRaisesRegex(InputError, "'mri': .* right angles"):
+            scene.world_volume(node)
+
+    def test_bad_volumes_are_named(self):
+        with self.assertRaisesRegex(InputError, "No volume is chosen"):
+            scene.world_volume(None)
+        empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+        with self.assertRaisesRegex(InputError, "'empty' has no voxels"):
+            scene.world_volume(empty)
+        flat = add_volume(name="flat", matrix=np.diag([1.0, 1, 1, 1]))
+        flat.SetSpacing(1, 0, 1)
+        with self.assertRaisesRegex(InputError, "'flat'.*spacing of zero"):
+            scene.world_volume(flat)
+        color = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
+        image = vtk.vtkImageData()
+        image.SetDimensions(2, 3, 4)
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
+        color.SetAndObserveImageData(image)
+        with self.assertRaisesRegex(InputError, "'photo' has 3 values per voxel"):
+            scene.world_volume(color)
+
+    def test_segments_carry_value_name_colour_and_terminology(self):
+        node = add_volume()
+        labels = LabelMap(corner_labels((4, 5, 6)), scene.world_volume(node).grid, LABELS)
+        result = scene.write_segmentation(labels, node, name="result", provenance={"model": "test"})
+        self.assertEqual(segment_names(result), ["Liver", "Lesion"])
+        liver = result.GetSegmentation().GetNthSegment(0)
+        np.testing.assert_allclose(liver.GetColor(), np.array([221, 130, 101]) / 255, atol=1e-6)
+        tag = vtk.reference("")
+        self.assertTrue(liver.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), tag))
+        self.assertIn("SCT^10200004^Liver", str(tag))
+        self.assertEqual(result.GetAttribute("UNetSegment.model"), "test")
+        self.assertEqual(result.GetNodeReferenceID(result.GetReferenceImageGeometryReferenceRole()), node.GetID())
+
+    def test_every_orientation_comes_back_to_the_same_voxels(self):
+        plain = corner_labels((4, 5, 6))
+        for axes in itertools.permutations(range(3)):
+            for flips in ((False, False, False), (True, False, True), (False, True, False)):
+                turn = Reorientation(axes, flips)
+                array = turn.apply(plain)
+                start = scene.read.to_numpy(vtk_matrix(rotation() @ np.diag([1.0, 2, 3, 1])))
+                matrix = self.grid(plain.shape, start).reoriented(turn).ijk_to_ras
+                slicer.mrmlScene.Clear()
+                node = add_volume(array.shape, matrix)
+                labels = LabelMap(array, scene.world_volume(node).grid, LABELS)
+                result = scene.write_segmentation(labels, node)
+                np.testing.assert_array_equal(segment_array(result, "Liver", node), array == 3)
+                np.testing.assert_array_equal(segment_array(result, "Lesion", node), array == 300)
+
+    @staticmethod
+    def grid(shape, matrix):
+        from UNetSegmentLib.volume import Grid
+
+        return Grid(shape, matrix)
+
+    def test_single_slice_volumes(self):
+        node = add_volume((4, 5, 1))
+        labels = LabelMap(corner_labels((4, 5, 1)), scene.world_volume(node).grid, LABELS)
+        result = scene.write_segmentation(labels, node)
+        self.assertEqual(int(segment_array(result, "Liver", node).sum()), int((labels.array == 3).sum()))
+
+    def test_result_lies_under_the_inputs_transform_and_beside_it(self):
+        node, parent = add_volume(), add_transform(rotation())
+        node.SetAndObserveTransformNodeID(parent.GetID())
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        study = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "study")
+        hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), study)
+        labels = LabelMap(corner_labels((4, 5, 6)), scene.world_volume(node).grid, LABELS)
+        result = scene.write_segmentation(labels, node)
+        self.assertEqual(result.GetTransformNodeID(), parent.GetID())
+        self.assertEqual(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(result)), study)
+        # the Liver voxel is where voxel (0, 0, 0) of the volume is in the world
+        center, world = result.GetSegmentCenterRAS(result.GetSegmentation().GetNthSegmentID(0)), [0.0, 0.0, 0.0]
+        expected = scene.world_volume(node).grid.origin
+        local = center if isinstance(center, (list, tuple)) else [center[n] for n in range(3)]
+        parent.GetTransformToParent().TransformPoint(local, world)
+        close = np.abs(np.array(world) - expected).max() < 0.6 or np.abs(np.array(local) - expected).max() < 0.6
+        self.assertTrue(close, f"{local} {world} {expected}")
+
+    def test_a_second_result_replaces_its_own_segments_only(self):
+        node = add_volume()
+        grid = scene.world_volume(node).grid
+        result = scene.write_segmentation(LabelMap(corner_labels((4, 5, 6)), grid, LABELS), node)
+        segmentation = result.GetSegmentation()
+        mine = segmentation.AddEmptySegment("mine", "Mine")
+        mask = np.zeros((6, 5, 4), np.uint8)
+        mask[2, 2:4, 1] = 1
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask, result, mine, node)
+        kept = segment_array(result, "Mine", node).copy()
+        ids = [segmentation.GetNthSegmentID(n) for n in range(3)]
+
+        second = np.zeros((4, 5, 6), np.uint16)
+        second[2, 2, 2] = 3
+        again = scene.write_segmentation(LabelMap(second, grid, LABELS), node, result)
+        self.assertIs(again, result)
+        self.assertEqual([segmentation.GetNthSegmentID(n) for n in range(3)], ids)
+        np.testing.assert_array_equal(segment_array(result, "Mine", node), kept)
+        np.testing.assert_array_equal(segment_array(result, "Liver", node), second == 3)
+        self.assertEqual(int(segment_array(result, "Lesion", node).sum()), 0)
+
+    def test_segmentations_that_cannot_take_the_result_are_left_alone(self):
+        node = add_volume()
+        grid = scene.world_volume(node).grid
+        result = scene.write_segmentation(LabelMap(corner_labels((4, 5, 6)), grid, LABELS), node)
+        node.SetAndObserveTransformNodeID(add_transform(rotation()).GetID())
+        before = slicer.mrmlScene.GetNumberOfNodes()
+        with self.assertRaisesRegex(OutputError, "under another transform"):
+            scene.write_segmentation(LabelMap(corner_labels((4, 5, 6)), grid, LABELS), node, result)
+        self.assertEqual(segment_names(result), ["Liver", "Lesion"])
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
+
+
+if __name__ == "__main__":
+    unittest.main()
