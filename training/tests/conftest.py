@@ -1,17 +1,44 @@
-"""A small dataset in Decathlon layout."""
+"""A small dataset in Decathlon layout: a bright ball with a brighter core, in noise."""
 
 import json
 
 import numpy as np
 import pytest
-from ballworld import ball_case, write_case
+import SimpleITK as sitk
+
+
+class Balls:
+    """Writes cases into a dataset folder."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def write(self, name, image, label, spacing=(1.0, 1.0, 1.0)):
+        for folder, array in (("imagesTr", image), ("labelsTr", label)):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+            picture = sitk.GetImageFromArray(array.T)
+            picture.SetSpacing(spacing)
+            sitk.WriteImage(picture, str(self.root / folder / f"{name}.nii.gz"))
+
+    @staticmethod
+    def draw(rng, size=20):
+        i, j, k = np.mgrid[:size, : size - 2, : size + 3]
+        centre = rng.uniform(7, 12, 3)
+        distance = np.sqrt((i - centre[0]) ** 2 + (j - centre[1]) ** 2 + (k - centre[2]) ** 2)
+        label = np.where(distance < 3, 2, np.where(distance < 6, 1, 0)).astype(np.uint8)
+        return (label * 50 + rng.normal(100, 10, label.shape)).astype(np.float32), label
 
 
 @pytest.fixture
-def balls(tmp_path):
-    root, rng = tmp_path / "balls", np.random.default_rng(0)
+def ball_writer(tmp_path):
+    return Balls(tmp_path / "balls")
+
+
+@pytest.fixture
+def balls(ball_writer):
+    rng = np.random.default_rng(0)
     for n in range(10):
-        write_case(root, f"ball_{n:02d}", *ball_case(rng))
+        ball_writer.write(f"ball_{n:02d}", *ball_writer.draw(rng))
     described = {"name": "Balls", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "Shell", "2": "Core"}}
-    (root / "dataset.json").write_text(json.dumps(described | {"licence": "CC0-1.0"}))
-    return root
+    (ball_writer.root / "dataset.json").write_text(json.dumps(described | {"licence": "CC0-1.0"}))
+    return ball_writer.root

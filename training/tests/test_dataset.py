@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from ballworld import ball_case, write_case
 from unetsegment_training.dataset import DatasetError, read_dataset
 from unetsegment_training.split import five_folds, stored_split
 
@@ -29,27 +28,27 @@ def test_nnunet_names_and_several_channels(balls):
     assert dataset.cases[0].load()[0].array.shape[0] == 2
 
 
-def spoil_grid(root):
-    image, label = ball_case(np.random.default_rng(1))
-    write_case(root, "ball_04", image, label[:, :, :-2])
+def spoil_grid(writer):
+    image, label = writer.draw(np.random.default_rng(1))
+    writer.write("ball_04", image, label[:, :, :-2])
 
 
-def spoil_values(root):
-    image, label = ball_case(np.random.default_rng(1))
+def spoil_values(writer):
+    image, label = writer.draw(np.random.default_rng(1))
     label[0, 0, 0] = 7
-    write_case(root, "ball_04", image, label)
+    writer.write("ball_04", image, label)
 
 
-def spoil_partner(root):
-    (root / "imagesTr" / "ball_04.nii.gz").unlink()
+def spoil_partner(writer):
+    (writer.root / "imagesTr" / "ball_04.nii.gz").unlink()
 
 
-def spoil_label(root):
-    (root / "labelsTr" / "ball_04.nii.gz").unlink()
+def spoil_label(writer):
+    (writer.root / "labelsTr" / "ball_04.nii.gz").unlink()
 
 
-def spoil_bytes(root):
-    (root / "imagesTr" / "ball_04.nii.gz").write_bytes(b"not an image")
+def spoil_bytes(writer):
+    (writer.root / "imagesTr" / "ball_04.nii.gz").write_bytes(b"not an image")
 
 
 @pytest.mark.parametrize(
@@ -62,8 +61,8 @@ def spoil_bytes(root):
         (spoil_bytes, "'ball_04': .*cannot be read", 9),
     ],
 )
-def test_faulty_cases_are_named_or_left_out(balls, spoil, words, left):
-    spoil(balls)
+def test_faulty_cases_are_named_or_left_out(balls, ball_writer, spoil, words, left):
+    spoil(ball_writer)
     with pytest.raises(DatasetError, match=words):
         read_dataset(balls)
     dataset, problems = read_dataset(balls, skip_bad=True)

@@ -15,7 +15,20 @@ from unetsegment_training.dataset import read_dataset
 from UNetSegmentLib import io, package
 from UNetSegmentLib.predict import Predictor
 
-SMALL = ["--epochs", "4", "--filters", "8,16,16", "--patch", "16,16,16", "--batch", "2", "--validate-every", "2", "--device", "cpu"]
+SMALL = [
+    "--epochs",
+    "4",
+    "--filters",
+    "8,16,16",
+    "--patch",
+    "16,16,16",
+    "--batch",
+    "2",
+    "--validate-every",
+    "2",
+    "--device",
+    "cpu",
+]
 CARD = {"name": "balls", "title": "Balls", "version": "1.0.0", "description": "Balls.", "intended_use": "Tests."}
 
 
@@ -27,7 +40,9 @@ def command(*arguments):
 def test_killed_at_any_moment_it_goes_on_and_ends_like_an_unbroken_run(balls, tmp_path):
     assert main(["fit", str(balls), str(tmp_path / "whole"), *SMALL]) == 0
     for attempt in range(12):
-        process = subprocess.Popen(command("fit", balls, tmp_path / "broken", *SMALL), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command("fit", balls, tmp_path / "broken", *SMALL), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         last = tmp_path / "broken" / "checkpoints" / "last.ckpt"
         before = last.stat().st_mtime if last.exists() else 0
         while process.poll() is None and attempt < 3:
@@ -77,7 +92,9 @@ def test_a_run_folder_belongs_to_its_settings(balls, tmp_path, capsys):
     assert main(["fit", str(balls), str(run), *small]) == 0
     assert main(["fit", str(balls), str(run), *small, "--seed", "7"]) == 1
     assert "holds a run with seed = 0, now 7 is asked for" in capsys.readouterr().err
-    assert main(["pack", str(balls), str(tmp_path / "none"), str(tmp_path / "x"), "--card", str(run / "config.json")]) == 1
+    assert (
+        main(["pack", str(balls), str(tmp_path / "none"), str(tmp_path / "x"), "--card", str(run / "config.json")]) == 1
+    )
     assert not (tmp_path / "x").exists()
 
 

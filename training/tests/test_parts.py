@@ -85,6 +85,13 @@ def test_structures_that_touch_the_border_have_surfaces():
 
 
 def test_summary_interval_holds_the_mean():
-    rows = [{"label": 1, "name": "x", **measure(np.eye(4, dtype=bool)[:, :, None], np.roll(np.eye(4, dtype=bool), n, 0)[:, :, None], (1, 1, 1))} for n in (0, 0, 0, 1)]
+    rows = [
+        {
+            "label": 1,
+            "name": "x",
+            **measure(np.eye(4, dtype=bool)[:, :, None], np.roll(np.eye(4, dtype=bool), n, 0)[:, :, None], (1, 1, 1)),
+        }
+        for n in (0, 0, 0, 1)
+    ]
     entry = summarize(rows)[0]
     assert entry["dice_ci95"][0] <= entry["dice"] == 0.75 <= entry["dice_ci95"][1]

@@ -15,7 +15,9 @@ def write(root: Path, raw: dict[str, Any]) -> None:
     for folder in ("configs", "docs"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name, content in (("manifest", raw), ("metadata", bundle_metadata(raw)), ("inference", inference(raw))):
-        (root / "configs" / f"{name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (root / "configs" / f"{name}.json").write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8"
+        )
     (root / "docs" / "README.md").write_text(model_card(raw), "utf-8")
     licence = raw["licence"]
     text = f"{raw['title']} {raw['version']}\n\nLicence: {licence['name']}\n{licence.get('url', '')}\n"
@@ -57,9 +59,7 @@ def bundle_metadata(raw: dict[str, Any]) -> dict[str, Any]:
                     "channel_def": channels,
                 }
             },
-            "outputs": {
-                "pred": image | {"format": "segmentation", "num_channels": len(labels), "channel_def": labels}
-            },
+            "outputs": {"pred": image | {"format": "segmentation", "num_channels": len(labels), "channel_def": labels}},
         },
     }
 
@@ -86,7 +86,12 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
                 {"_target_": "EnsureChannelFirstd", "keys": "image"},
                 {"_target_": "Orientationd", "keys": "image", "axcodes": raw["preprocessing"]["orientation"]},
                 {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True},
-                {"_target_": "Spacingd", "keys": "image", "pixdim": raw["preprocessing"]["spacing"], "mode": "bilinear"},
+                {
+                    "_target_": "Spacingd",
+                    "keys": "image",
+                    "pixdim": raw["preprocessing"]["spacing"],
+                    "mode": "bilinear",
+                },
                 {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
             ],
         },
@@ -160,7 +165,12 @@ def _value_mapping(raw: dict[str, Any]) -> list[dict[str, Any]]:
     values = [label["value"] for label in raw["labels"]]
     if values != list(range(len(values))):
         steps.append(
-            {"_target_": "MapLabelValued", "keys": "pred", "orig_labels": list(range(len(values))), "target_labels": values}
+            {
+                "_target_": "MapLabelValued",
+                "keys": "pred",
+                "orig_labels": list(range(len(values))),
+                "target_labels": values,
+            }
         )
     for step in raw.get("postprocessing", []):
         steps.append(

@@ -12,7 +12,9 @@ from rich.table import Table
 from UNetSegmentLib.errors import UNetSegmentError
 from UNetSegmentLib.package import schema
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train U-Nets, measure them, pack them for UNetSegment.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Train U-Nets, measure them, pack them for UNetSegment."
+)
 Folder = Annotated[Path, typer.Argument(help="dataset folder: dataset.json, imagesTr, labelsTr")]
 Run = Annotated[Path, typer.Argument(help="run folder; made if it is not there, continued if it is")]
 
@@ -102,6 +104,9 @@ def pack(
     run: Annotated[Path, typer.Argument(help="finished run folder")],
     output: Annotated[Path, typer.Argument(help="package folder to write")],
     card: Annotated[Path, typer.Option(help="JSON with name, title, version, labels, licence, intended use, ...")],
+    snapshot: Annotated[
+        bool, typer.Option("--snapshot", help="pack the last finished epoch of a run still going")
+    ] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Pack a run as a model: measures it on its validation cases, writes the bundle, proves every backend."""
@@ -112,11 +117,11 @@ def pack(
     entries = schema.load_json(card)
     fold = FitConfig.load(run / "config.json").fold if (run / "config.json").exists() else 0
     data, cases = _cases(dataset, skip_bad, run, fold)
-    packed = run_pack(run, data, output, entries)
+    packed = run_pack(run, data, output, entries, snapshot=snapshot)
     if fold >= 0:
         summary = run_evaluate(cases, output, run / "evaluation")
         _print_summary(summary)
-        packed = run_pack(run, data, output, entries, summary=summary)
+        packed = run_pack(run, data, output, entries, summary=summary, snapshot=snapshot)
     size = sum(p.stat().st_size for p in packed.root.rglob("*") if p.is_file())
     print(f"wrote {output} ({size / 1e6:.1f} MB)")
 

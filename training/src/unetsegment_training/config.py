@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .dataset import DatasetError
+from .safely import replace_text
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class FitConfig:
         object.__setattr__(self, "patch", tuple(self.patch))
         step = 2 ** (len(self.filters) - 1)
         if any(n % step for n in self.patch):
-            raise DatasetError(f"The patch {self.patch} must be a multiple of {step} on each axis for {len(self.filters)} stages.")
+            raise DatasetError(
+                f"The patch {self.patch} must be a multiple of {step} on each axis for {len(self.filters)} stages."
+            )
         if not -1 <= self.fold <= 4:
             raise DatasetError(f"Fold {self.fold} does not exist; choose 0 to 4, or -1 for all cases.")
 
@@ -60,8 +63,7 @@ class FitConfig:
                         f"'{path.parent}' holds a run with {key} = {old.get(key)}, now {value} is asked for; "
                         "use another run folder."
                     )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1), "utf-8")
+        replace_text(path, json.dumps(asdict(self), indent=1))
         return self
 
     @classmethod

@@ -28,6 +28,7 @@ from .dataset import Dataset, DatasetError
 from .network import DeepSupervisionLoss, build, inference_state
 from .patches import Patches, Prepared, prepare
 from .plan import draft_manifest
+from .safely import SafeCheckpointIO, replace_tensors, replace_text
 from .split import stored_split
 
 
@@ -128,7 +129,7 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") ->
         manifest = Manifest.from_dict(json.loads(path.read_text("utf-8")))
     else:
         manifest = draft_manifest(dataset, config, train_cases)
-        path.write_text(json.dumps(manifest.to_dict(), indent=1), "utf-8")
+        replace_text(path, json.dumps(manifest.to_dict(), indent=1))
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = Cases(
@@ -142,14 +143,33 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") ->
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|litlogger).*")
         trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
-    state = torch.load(last, map_location="cpu", weights_only=False)["state_dict"]  # our own file, written just now
-    network = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
-    torch.save(inference_state(network, manifest.network_arguments), run / "weights.pt")
+    replace_tensors(run / "weights.pt", averaged_weights(run, manifest)[0])
     return run / "weights.pt"
 
 
+def averaged_weights(run: Path, manifest: Manifest) -> tuple[dict[str, torch.Tensor], int]:
+    """The averaged weights of the inference network after a run's last finished epoch, and how many epochs that was.
+
+    Raises:
+        DatasetError: No epoch has finished yet.
+    """
+    last = run / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        raise DatasetError(f"'{run}' has no finished epoch yet; wait for 'unetsegment-train fit'.")
+    saved = torch.load(last, map_location="cpu", weights_only=False)  # written by fit, on this machine
+    network = {k.removeprefix("network."): v for k, v in saved["state_dict"].items() if k.startswith("network.")}
+    return inference_state(network, manifest.network_arguments), int(saved["epoch"]) + 1
+
+
 def _trainer(run: Path, config: FitConfig, device: str, validates: bool) -> pl.Trainer:
-    keep = ModelCheckpoint(run / "checkpoints", "last", every_n_epochs=1, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
+    keep = ModelCheckpoint(
+        run / "checkpoints",
+        "last",
+        every_n_epochs=1,
+        save_top_k=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
     live = sys.stderr.isatty()
     callbacks: list[Callback] = [WeightAveraging(avg_fn=_averaging(config.ema_decay)), keep]
     callbacks.append(RichProgressBar() if live else EpochLines())
@@ -165,6 +185,7 @@ def _trainer(run: Path, config: FitConfig, device: str, validates: bool) -> pl.T
         reload_dataloaders_every_n_epochs=1,
         logger=[TensorBoardLogger(run, name="", version="tensorboard"), CSVLogger(run, name="", version="log")],
         callbacks=callbacks,
+        plugins=[SafeCheckpointIO()],
         enable_progress_bar=live,
         enable_model_summary=False,
         log_every_n_steps=10,

@@ -44,7 +44,9 @@ class DeepSupervisionLoss(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
+        self.loss = DiceCELoss(
+            include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
+        )
 
     def forward(self, heads: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """Loss of logits (N, heads, K, *patch) against class indices (N, *patch); a scalar."""

@@ -20,8 +20,9 @@ from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.tiles import Tiling
 
 from . import bundle
+from .config import FitConfig
 from .dataset import Dataset, DatasetError
-from .fit import FitConfig
+from .fit import averaged_weights
 from .network import build
 from .patches import prepare
 
@@ -33,6 +34,7 @@ def pack(
     card: dict[str, Any],
     reference_case: str | None = None,
     summary: list[dict[str, Any]] | None = None,
+    snapshot: bool = False,
 ) -> Package:
     """Write a package for the run's averaged weights, in half precision, and prove it on its reference patch.
 
@@ -43,13 +45,14 @@ def pack(
         card: Entries that replace the draft manifest's: name, title, version, description, labels, licence, ...
         reference_case: Case for the reference patch; by default the first validation case.
         summary: Of :func:`evaluate.evaluate`, for the manifest's metrics.
+        snapshot: Take the weights after the last finished epoch of a run that has not ended.
 
     Raises:
         DatasetError: The run has not finished, or the case is unknown.
         PackageError: The card does not make a valid manifest.
         BackendError: A backend does not reproduce the reference patch.
     """
-    if not (run / "weights.pt").exists():
+    if not (run / "config.json").exists() or not (snapshot or (run / "weights.pt").exists()):
         raise DatasetError(f"'{run}' has no weights.pt; finish the run with 'unetsegment-train fit' first.")
     config = FitConfig.load(run / "config.json")
     split = json.loads((run / "split.json").read_text("utf-8"))
@@ -58,7 +61,10 @@ def pack(
         raw["metrics"] = [_metric(entry, config.fold) for entry in summary]
     manifest = Manifest.from_dict(raw | {"files": {}})
 
-    state = torch.load(run / "weights.pt", map_location="cpu", weights_only=True)
+    if snapshot:
+        state, _ = averaged_weights(run, manifest)
+    else:
+        state = torch.load(run / "weights.pt", map_location="cpu", weights_only=True)
     shared = {value.data_ptr(): value.half() for value in state.values()}  # DynUNet names its modules twice
     half = {key: shared[value.data_ptr()] for key, value in state.items()}
     network = build(manifest.network_arguments).eval()

@@ -65,13 +65,16 @@ def _fingerprint(case: Case) -> dict[str, Any]:
     image, _ = case.load()
     turned, _ = image.reoriented(ORIENTATION)
     statistics = [
-        [float(c.mean()), float(c.std()), *np.percentile(c, (0.5, 50, 99.5)).tolist()] for c in turned.array.astype(float)
+        [float(c.mean()), float(c.std()), *np.percentile(c, (0.5, 50, 99.5)).tolist()]
+        for c in turned.array.astype(float)
     ]
     return {"spacing": turned.grid.spacing, "size": turned.grid.shape, "intensity": statistics}
 
 
 def _range(values: np.ndarray) -> dict[str, list[float]]:
-    return {k: f(values, axis=0).round(4).tolist() for k, f in (("min", np.min), ("median", np.median), ("max", np.max))}
+    return {
+        k: f(values, axis=0).round(4).tolist() for k, f in (("min", np.min), ("median", np.median), ("max", np.max))
+    }
 
 
 def _modality(name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sklearn.model_selection import KFold
 
 from .dataset import DatasetError
+from .safely import replace_text
 
 SEED = 12345
 """nnU-Net's, so that with the same cases the folds are the same."""
@@ -30,8 +31,7 @@ def stored_split(path: Path, names: Sequence[str]) -> list[dict[str, list[str]]]
         DatasetError: The stored split names other cases than the dataset has now.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(five_folds(names), indent=1), "utf-8")
+        replace_text(path, json.dumps(five_folds(names), indent=1))
     split = json.loads(path.read_text("utf-8"))
     stored = {name for fold in split for part in fold.values() for name in part}
     if stored != set(names):
