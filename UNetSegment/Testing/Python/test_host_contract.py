@@ -60,7 +60,6 @@ QT5_ONLY_SIGNALS = {
 }
 # The widgets that module panels of this extension use; of the others the host shows only the Qt part.
 PANEL_WIDGETS = ("ctkCollapsibleGroupBox", "ctkMenuButton", "ctkCheckBox", "qSlicerWidget")
-PARENT = qt.QWidget()
 QT_CLASSES = sorted(n for n in RECORDED["classes"] if n.startswith("Q"))
 
 
@@ -83,9 +82,9 @@ def find_class(name):
     raise AssertionError("no class " + name)
 
 
-def make(name):
+def make(name, parent):
     cls = find_class(name)
-    return cls(PARENT) if name == "QShortcut" else cls()
+    return cls(parent) if name == "QShortcut" else cls()
 
 
 def normal(text):
@@ -149,8 +148,9 @@ class RecordedClasses(unittest.TestCase):
     """A recorded property is an attribute, a recorded callable is callable, and nothing else is."""
 
     def test_classes(self):
+        parent = qt.QWidget()
         for name in QT_CLASSES + list(PANEL_WIDGETS):
-            recorded, thing = recorded_class(name), make(name)
+            recorded, thing = recorded_class(name), make(name, parent)
             properties = {p.replace(" (read-only)", "") for p in recorded["properties"]}
             gone = QT5_ONLY | QT5_ONLY_OF_CLASS.get(name, set()) if QT_MAJOR >= 6 else set()
             with self.subTest(cls=name, what="properties"):
@@ -279,6 +279,7 @@ class PythonQtManners(unittest.TestCase):
         watcher, button = Watcher(), qt.QPushButton("b")
         button.installEventFilter(watcher)
         button.enabled = False
+        button.removeEventFilter(watcher)
         self.assertEqual(watcher.mine, 5)
         self.assertIsInstance(watcher, qt.QWidget)
         self.assertIn(98, watcher.seen)  # QEvent.EnabledChange
