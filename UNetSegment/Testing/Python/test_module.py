@@ -1,0 +1,261 @@
+"""The module as a person and a script use it. Runs in Slicer and on the stand-in host."""
+
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+import numpy as np
+import slicer
+import vtk
+from UNetSegmentLib import io, package
+from UNetSegmentLib.errors import Cancelled, InputError, PackageError
+from UNetSegmentLib.labels import Label
+from UNetSegmentLib.predict import Prediction, Predictor, Progress
+from UNetSegmentLib.predict.backends import is_installed
+from UNetSegmentLib.volume import LabelMap
+
+MODULE = Path(__file__).resolve().parents[2] / "UNetSegment.py"
+BACKEND = is_installed("openvino") or (is_installed("torch") and is_installed("monai"))
+NO_BACKEND = "neither openvino nor torch with monai is installed here"
+
+
+def load_panel():
+    """The module's panel: in Slicer its widget, on the stand-in host the one that the host builds."""
+    if not hasattr(slicer.modules, "unetsegment"):
+        import host
+
+        host.load_module(MODULE)
+    slicer.util.selectModule("UNetSegment")
+    widget = slicer.modules.unetsegment.widgetRepresentation().self()
+    widget.initializeParameterNode()
+    return widget
+
+
+def module():
+    load_panel()
+    import UNetSegment
+
+    return UNetSegment
+
+
+class FakePredictor:
+    """Stands in for the engine where only the panel's mechanics are looked at: labels every bright voxel."""
+
+    def __init__(self, loaded, device="auto"):
+        self.package, self.device = loaded, device
+
+    def predict(self, volume, progress=None, cancel=None):
+        for step in range(5):
+            if progress:
+                progress(Progress("segment", step / 5, f"Patch {step + 1} of 5"))
+            if cancel and cancel():
+                raise Cancelled()
+        bright = volume.array[0] > np.median(volume.array[0])
+        labels = LabelMap(bright.astype(np.uint8), volume.grid, (Label(0, "background"), Label(1, "Bright")))
+        return Prediction(labels, {"seconds": "0.1", "device": self.device, "model": self.package.manifest.name})
+
+
+def add_sample():
+    return slicer.util.loadVolume(str(module().sampleFile()))
+
+
+def segment_names(node):
+    segmentation = node.GetSegmentation()
+    return [segmentation.GetNthSegment(n).GetName() for n in range(segmentation.GetNumberOfSegments())]
+
+
+class LoadingTest(unittest.TestCase):
+    def test_loading_imports_nothing_third_party(self):
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1])\n"
+            "from UNetSegmentLib import package, cli, io, errors\n"
+            "from UNetSegmentLib.panel import state\n"
+            "from UNetSegmentLib.predict import gather, Predictor\n"
+            "bad = {'torch', 'monai', 'openvino', 'SimpleITK', 'onnx', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+            "sys.exit(str(sorted(bad)) if bad else 0)\n"
+        )
+        subprocess.run([sys.executable, "-c", code, str(MODULE.parent)], check=True)
+
+
+class LogicTest(unittest.TestCase):
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+        self.module = module()
+
+    def logic(self):
+        return self.module.UNetSegmentLogic(engine=FakePredictor)
+
+    def test_mistakes_leave_the_scene_as_it_was(self):
+        volume = add_sample()
+        holes = slicer.util.addVolumeFromArray(np.full((3, 3, 3), np.nan, np.float32), name="holes")
+        logic, before = self.logic(), slicer.mrmlScene.GetNumberOfNodes()
+        with self.assertRaisesRegex(InputError, "No volume is chosen"):
+            logic.process(None)
+        with self.assertRaisesRegex(PackageError, "no model 'nonsense'"):
+            logic.process(volume, model="nonsense")
+        with self.assertRaisesRegex(InputError, "2 were given; remove the others"):
+            logic.process([volume, volume])
+        with self.assertRaises(Cancelled):
+            logic.process(volume, cancel=lambda: True)
+        with self.assertRaisesRegex(InputError, "'holes' has voxels that are NaN"):
+            logic.process(holes)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
+
+    def test_a_volume_removed_meanwhile_is_said_and_nothing_written(self):
+        volume = add_sample()
+
+        def remove(progress):
+            if volume.GetScene():
+                slicer.mrmlScene.RemoveNode(volume)
+
+        with self.assertRaisesRegex(InputError, "was removed while"):
+            self.logic().process(volume, progress=remove)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+
+    def test_the_predictor_is_kept_for_the_next_run(self):
+        made = []
+
+        def engine(loaded, device):
+            made.append(device)
+            return FakePredictor(loaded, device)
+
+        logic, volume = self.module.UNetSegmentLogic(engine), add_sample()
+        first = logic.process(volume)
+        second = logic.process(volume, first)
+        logic.process(volume, device="cpu")
+        self.assertIs(first, second)
+        self.assertEqual(made, ["auto", "cpu"])
+
+    @unittest.skipUnless(BACKEND, NO_BACKEND)
+    def test_the_sample_is_segmented_as_on_the_command_line(self):
+        volume = add_sample()
+        node = self.module.UNetSegmentLogic().process(volume)
+        self.assertEqual(segment_names(node), ["Anterior hippocampus", "Posterior hippocampus"])
+        path = self.module.sampleFile()
+        expected = Predictor(package.load(self.module.DEFAULT_MODEL)).predict(io.read_volume(path)).labels.array
+        expert = io.read_labelmap(str(path).replace("_image", "_label")).array
+        for index, value in enumerate((1, 2)):
+            segment_id = node.GetSegmentation().GetNthSegmentID(index)
+            mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment_id, volume).T > 0
+            np.testing.assert_array_equal(mask, expected == value)
+            dice = 2 * np.sum(mask & (expert == value)) / (np.sum(mask) + np.sum(expert == value))
+            print(f"Dice against the expert, {segment_names(node)[index]}: {dice:.3f}")
+            self.assertGreater(dice, 0.8)
+
+    @unittest.skipUnless(BACKEND, NO_BACKEND)
+    def test_under_a_rigid_parent_transform_the_same_anatomy_is_found(self):
+        volume = add_sample()
+        plain = self.module.UNetSegmentLogic().process(volume)
+        turn = vtk.vtkTransform()
+        turn.Translate(30, -10, 5)
+        turn.RotateWXYZ(30, 1, 1, 0)
+        parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        parent.SetMatrixTransformToParent(turn.GetMatrix())
+        moved = add_sample()
+        moved.SetAndObserveTransformNodeID(parent.GetID())
+        result = self.module.UNetSegmentLogic().process(moved)
+        self.assertEqual(result.GetTransformNodeID(), parent.GetID())
+        for index in range(2):
+            one, two = (
+                slicer.util.arrayFromSegmentBinaryLabelmap(node, node.GetSegmentation().GetNthSegmentID(index), image)
+                for node, image in ((plain, volume), (result, moved))
+            )
+            np.testing.assert_array_equal(one, two)
+
+
+class PanelTest(unittest.TestCase):
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+        self.panel = load_panel()
+        self.panel.logic._engine = FakePredictor
+        self.panel.logic._ready = (None, None)
+        self.installed = self.panel_dependencies()
+
+    def panel_dependencies(self):
+        dependencies = module().dependencies
+        original, dependencies.ensure = dependencies.ensure, lambda device, requirements: None
+        self.addCleanup(setattr, dependencies, "ensure", original)
+        return original
+
+    def tearDown(self):
+        self.panel.logic._engine = Predictor
+        self.panel.logic._ready = (None, None)
+
+    def test_without_a_volume_apply_is_off_and_says_why(self):
+        ui = self.panel.ui
+        self.assertFalse(ui.applyButton.enabled)
+        self.assertIn("Choose the T1 volume", ui.inputHint1.text)
+        self.assertEqual(ui.applyButton.toolTip, ui.inputHint1.text)
+
+    def test_choose_click_and_get_a_segmentation(self):
+        volume, ui = add_sample(), self.panel.ui
+        ui.inputSelector1.setCurrentNode(volume)
+        self.assertTrue(ui.applyButton.enabled)
+        ui.applyButton.click()
+        node = ui.outputSelector.currentNode()
+        self.assertEqual(segment_names(node), ["Bright"])
+        self.assertIn("Bright", ui.statusLabel.text)
+        self.assertEqual(ui.applyButton.text, "Apply")
+        ui.applyButton.click()
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
+
+    def test_cancel_while_it_runs(self):
+        volume, ui = add_sample(), self.panel.ui
+        ui.inputSelector1.setCurrentNode(volume)
+        seen = []
+
+        class Clicking(FakePredictor):
+            def predict(self, volume, progress=None, cancel=None):
+                seen.append(ui.applyButton.text)
+                ui.applyButton.click()
+                return FakePredictor.predict(self, volume, progress, cancel)
+
+        self.panel.logic._engine = Clicking
+        ui.applyButton.click()
+        self.assertEqual(seen, ["Cancel"])
+        self.assertIn("Cancelled", ui.statusLabel.text)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+        self.assertEqual(ui.applyButton.text, "Apply")
+        self.assertTrue(ui.applyButton.enabled)
+
+    def test_a_failure_is_a_sentence_and_the_panel_goes_on(self):
+        volume, ui = add_sample(), self.panel.ui
+        volume.GetImageData().GetPointData().Initialize()
+        ui.inputSelector1.setCurrentNode(volume)
+        ui.applyButton.click()
+        self.assertIn("has no voxels", ui.statusLabel.text)
+        self.assertEqual(ui.applyButton.text, "Apply")
+
+    def test_closing_the_scene_during_a_run(self):
+        volume, ui = add_sample(), self.panel.ui
+        ui.inputSelector1.setCurrentNode(volume)
+
+        class Closing(FakePredictor):
+            def predict(self, volume, progress=None, cancel=None):
+                slicer.mrmlScene.Clear()
+                return FakePredictor.predict(self, volume, progress, cancel)
+
+        self.panel.logic._engine = Closing
+        ui.applyButton.click()
+        self.assertIn("Cancelled", ui.statusLabel.text)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+        self.panel.initializeParameterNode()
+        self.assertFalse(ui.applyButton.enabled)
+
+    def test_every_control_has_a_tool_tip(self):
+        for name in ("inputSelector1", "modelSelector", "outputSelector", "deviceSelector", "show3DCheckBox", "applyButton"):
+            self.assertTrue(getattr(self.panel.ui, name).toolTip, name)
+
+    def test_choices_survive_in_the_parameter_node(self):
+        volume = add_sample()
+        self.panel.ui.inputSelector1.setCurrentNode(volume)
+        self.panel.ui.show3DCheckBox.setChecked(True)
+        self.panel.exit()
+        self.panel.enter()
+        self.assertIs(self.panel.ui.inputSelector1.currentNode(), volume)
+        self.assertTrue(self.panel.ui.show3DCheckBox.checked)
+
+
+if __name__ == "__main__":
+    unittest.main()
