@@ -51,7 +51,7 @@ lint: .venv/.dev ## check the code with ruff
 	$(BIN)/ruff check .
 
 format: .venv/.dev ## format the code and sort imports
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff check --extend-select I --fix .
 	$(BIN)/ruff format .
 
 bench: .venv/.dev ## measure speed and memory
