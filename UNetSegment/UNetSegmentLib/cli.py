@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import __version__, io, package
-from .errors import UNetSegmentError
+from .errors import InputError, UNetSegmentError
 
 if TYPE_CHECKING:
     from .predict import Progress
@@ -25,14 +25,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"unetsegment: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("unetsegment: stopped; nothing was written.", file=sys.stderr)
+        print("\nunetsegment: stopped.", file=sys.stderr)
         return 130
+    except Exception as error:  # a fault of ours: still one line, and the whole story with --debug
+        if options.debug:
+            raise
+        text = " ".join(str(error).split())[:300]
+        print(f"unetsegment: {type(error).__name__}: {text} (run again with --debug for details)", file=sys.stderr)
+        return 1
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="unetsegment", description="Run U-Nets on 3D medical images.")
     parser.add_argument("--version", action="version", version=f"unetsegment {__version__}")
+    parser.set_defaults(debug=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     segment = commands.add_parser("segment", help="segment an image with a model")
@@ -44,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     segment.add_argument("--backend", choices=("auto", "openvino", "torch"), default="auto")
     segment.add_argument("--threads", type=int, help="processor threads (default: all)")
+    segment.add_argument("--series", metavar="UID", help="DICOM series to read, where a folder has several")
+    segment.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
     segment.add_argument("--quiet", action="store_true", help="print errors only")
     segment.set_defaults(run=_segment)
 
@@ -59,8 +68,10 @@ def _segment(options: argparse.Namespace) -> None:
 
         io.check_writable(options.preview)
     model = package.load(options.model)
-    volumes = [io.read_volume(path) for path in options.image]
+    volumes = [io.read_volume(path, options.series) for path in options.image]
     expert = io.read_labelmap(options.compare) if options.compare else None
+    if expert is not None and not volumes[0].grid.is_close(expert.grid, tolerance=0.01):
+        raise InputError(f"'{options.compare}' is not on the grid of the image; compare with a label map of this image.")
 
     from .predict import Predictor, gather
 
@@ -115,8 +126,6 @@ def dice(labels: LabelMap, expert: LabelMap, value: int) -> float:
     Raises:
         InputError: The maps are on different grids.
     """
-    from .errors import InputError
-
     if not labels.grid.is_close(expert.grid, tolerance=0.01):
         raise InputError("The expert's label map is not on the grid of the image; compare maps of the same image.")
     ours, theirs = labels.array == value, expert.array == value

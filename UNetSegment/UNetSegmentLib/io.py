@@ -6,7 +6,9 @@ else.
 
 from __future__ import annotations
 
+import gzip
 import os
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,7 +52,7 @@ def read_volume(path: str | os.PathLike[str], series: str | None = None) -> Volu
     array, grid = _array(image, path.name), _grid(image, path.name)
     if array.dtype.kind not in "buif":
         raise InputError(f"'{path.name}' holds {array.dtype} voxels; give an image of plain numbers.")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and _nifti_is_finite(path)):
         raise InputError(f"'{path.name}' has voxels that are NaN or infinite; replace them by a number first.")
     return Volume(array[None], grid, (name,))
 
@@ -174,6 +176,26 @@ def _read(path: Path) -> Any:
         raise InputError(f"'{path.name}' cannot be read as an image ({_last_line(error)}).") from None
 
 
+def _nifti_is_finite(path: Path) -> bool:
+    """Whether a NIfTI file's own voxels are finite: SimpleITK's reader turns NaN and infinity into 0 in silence."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return True
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        header = file.read(348)
+        order = "<" if header[:4] == (348).to_bytes(4, "little") else ">"
+        (code,), (start,) = struct.unpack_from(f"{order}h", header, 70), struct.unpack_from(f"{order}f", header, 108)
+        kind = {16: "f4", 64: "f8"}.get(code)
+        if kind is None:
+            return True
+        file.seek(max(int(start), 348))
+        while block := file.read(1 << 22):  # a whole number of voxels each time but the last
+            if not np.isfinite(np.frombuffer(block[: len(block) // 8 * 8], order + kind)).all():
+                return False
+            if len(block) % 8 == 4 and kind == "f4" and not np.isfinite(np.frombuffer(block[-4:], order + kind)).all():
+                return False
+    return True
+
+
 def _read_dicom(folder: Path, series: str | None) -> Any:
     import SimpleITK as sitk
 
@@ -183,7 +205,8 @@ def _read_dicom(folder: Path, series: str | None) -> Any:
         raise InputError(f"The folder '{folder}' holds no DICOM images; choose the folder that has them.")
     if series is None and len(found) > 1:
         raise InputError(
-            f"The folder '{folder}' holds {len(found)} DICOM series; choose one by its UID: {', '.join(found)}."
+            f"The folder '{folder}' holds {len(found)} DICOM series; choose one by its UID "
+            f"(--series UID): {', '.join(found)}."
         )
     if series is not None and series not in found:
         raise InputError(f"The folder '{folder}' has no DICOM series '{series}'; it has {', '.join(found)}.")
