@@ -5,6 +5,7 @@ unmodified and builds its panel. What ships never imports this. Where this and S
 ``UNetSegment/Testing/Python/test_host_contract.py``, which runs in both.
 """
 
+import atexit
 import os
 import sys
 import types
@@ -43,6 +44,7 @@ def start(testing: bool = True) -> None:
     slicer.ScriptedLoadableModule = _submodule("ScriptedLoadableModule", __all__=list(classes), **classes)
     slicer.testing = _submodule("testing", runUnitTest=_run_unit_test)
     sys.modules["SampleData"] = sampledata
+    atexit.register(lambda: slicer.mrmlScene.Clear(0))  # while Qt and VTK still live: nodes that outlast them crash
     sys.modules["slicer.modules"] = slicer.modules
 
 
