@@ -44,7 +44,7 @@ def test_segment_writes_labels_and_prints_a_table(tmp_path: Path, capsys: pytest
         ({"model": "no-such-model"}, "no-such-model"),
         ({"extra": ["--preview", "gone/a.png"]}, "Cannot write"),
         ({"extra": ["--compare", "gone.nrrd"]}, "no file"),
-        ({"extra": [str(SAMPLE)]}, "channel"),
+        ({"extra": [str(SAMPLE)]}, "2 were given"),
     ],
 )
 def test_an_error_is_one_line_and_nothing_is_written(

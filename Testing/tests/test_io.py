@@ -273,3 +273,10 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
             io.check_output(tmp_path / "a.seg.nrrd")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_a_compressed_nifti_is_not_mixed_up_with_its_uncompressed_neighbour(tmp_path: Path) -> None:
+    save(tmp_path / "a.nii", np.full((3, 3, 3), 7, np.int16))
+    save(tmp_path / "a.nii.gz", np.full((3, 3, 3), 5, np.int16))
+    assert (io.read_volume(tmp_path / "a.nii.gz").array == 5).all()
+    assert (io.read_volume(tmp_path / "a.nii").array == 7).all()

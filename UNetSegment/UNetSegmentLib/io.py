@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -170,6 +171,10 @@ def _read(path: Path) -> Any:
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    if path.name.lower().endswith(".nii.gz") and path.with_suffix("").exists():
+        # the NIfTI library would take the voxels of a.nii for those of a.nii.gz: read it away from its neighbour
+        with tempfile.TemporaryDirectory() as folder:
+            return _read(Path(shutil.copy(path, folder)))
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
