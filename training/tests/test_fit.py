@@ -1,5 +1,6 @@
 """The whole way: fit, kill, resume, pack, evaluate, and stock MONAI on the package."""
 
+import csv
 import json
 import os
 import signal
@@ -90,6 +91,12 @@ def test_a_run_folder_belongs_to_its_settings(balls, tmp_path, capsys):
     small = [*SMALL]
     small[1] = "1"
     assert main(["fit", str(balls), str(run), *small]) == 0
+    more = [*small]
+    more[1] = "2"
+    assert main(["fit", str(balls), str(run), *more]) == 0
+    logs = sorted(run.glob("log/*/metrics.csv"))
+    epochs = {row["epoch"] for log in logs for row in csv.DictReader(log.open())}
+    assert {"0", "1"} <= epochs  # going on keeps the logs of the epochs before
     assert main(["fit", str(balls), str(run), *small, "--seed", "7"]) == 1
     assert "holds a run with seed = 0, now 7 is asked for" in capsys.readouterr().err
     assert (

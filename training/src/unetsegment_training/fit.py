@@ -113,8 +113,9 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") ->
     """Train one model into a run folder, or go on where an interrupted run stopped.
 
     The folder gets ``config.json``, ``split.json``, ``manifest.json``, ``checkpoints/last.ckpt`` (each epoch, written
-    beside and moved, so a kill at any moment costs the current epoch at most), TensorBoard and CSV logs, and at the
-    end ``weights.pt``: the averaged weights of the network without its deep-supervision heads.
+    beside and moved, so a kill at any moment costs the current epoch at most), TensorBoard and CSV logs (a CSV file
+    per start, as Lightning would empty an old one), and at the end ``weights.pt``: the averaged weights of the network
+    without its deep-supervision heads.
 
     Raises:
         DatasetError: The run folder belongs to other settings or cases, or the loss became NaN.
@@ -183,7 +184,7 @@ def _trainer(run: Path, config: FitConfig, device: str, validates: bool) -> pl.T
         limit_val_batches=1.0 if validates else 0,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
-        logger=[TensorBoardLogger(run, name="", version="tensorboard"), CSVLogger(run, name="", version="log")],
+        logger=[TensorBoardLogger(run, name="", version="tensorboard"), CSVLogger(run, name="log")],
         callbacks=callbacks,
         plugins=[SafeCheckpointIO()],
         enable_progress_bar=live,
