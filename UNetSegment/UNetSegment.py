@@ -192,7 +192,7 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         manifest, problem = self._manifest()
         names = [node.GetName() if node else None for node in self._inputs()]
-        binding.show(self.ui, state.view(manifest, names, self._running, problem, _))
+        binding.show(self.ui, state.view(manifest, names, self._running, problem, self.ui.deviceSelector.currentText, _))
 
     def onModelChanged(self, index: int) -> None:
         if self._parameterNode is not None:
@@ -201,6 +201,7 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onDeviceChanged(self, index: int) -> None:
         qt.QSettings().setValue(DEVICE_SETTING, self.ui.deviceSelector.currentData)
+        self.refresh()
 
     def onApplyButton(self, checked: bool = False) -> None:
         """Apply, or while it runs, Cancel."""

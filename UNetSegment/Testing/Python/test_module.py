@@ -1,5 +1,7 @@
 """The module as a person and a script use it. Runs in Slicer and on the stand-in host."""
 
+import contextlib
+import dataclasses
 import subprocess
 import sys
 import unittest
@@ -26,7 +28,8 @@ def load_panel():
         import host
 
         host.load_module(MODULE)
-    slicer.util.selectModule("UNetSegment")
+    with contextlib.suppress(RuntimeError):  # Slicer without a main window
+        slicer.util.selectModule("UNetSegment")
     widget = slicer.modules.unetsegment.widgetRepresentation().self()
     widget.initializeParameterNode()
     return widget
@@ -241,6 +244,36 @@ class PanelTest(unittest.TestCase):
         self.assertIn("Cancelled", ui.statusLabel.text)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
         self.panel.initializeParameterNode()
+        self.assertFalse(ui.applyButton.enabled)
+
+    def test_the_folded_options_say_what_is_set(self):
+        ui = self.panel.ui
+        before = ui.deviceSelector.currentIndex
+        self.addCleanup(ui.deviceSelector.setCurrentIndex, before)
+        ui.deviceSelector.setCurrentIndex(ui.deviceSelector.findData("cpu"))
+        self.assertEqual(ui.optionsButton.text, "Options: CPU")
+
+    def test_a_model_with_two_channels_asks_for_two_volumes(self):
+        panel, ui, volume = self.panel, self.panel.ui, add_sample()
+        name = ui.modelSelector.currentData
+        manifest, problem = panel._models[name]
+        second = dataclasses.replace(manifest.channels[0], name="T2", title="T2-weighted MRI")
+        panel._models[name] = (dataclasses.replace(manifest, channels=(*manifest.channels, second)), problem)
+        self.addCleanup(panel._models.__setitem__, name, (manifest, problem))
+        ui.inputSelector1.setCurrentNode(volume)
+        panel.refresh()
+        self.assertFalse(ui.applyButton.enabled)
+        self.assertEqual(ui.inputLabel2.text, "T2-weighted MRI")
+        self.assertFalse(ui.inputSelector2.isHidden())
+        self.assertTrue(ui.inputSelector3.isHidden())
+        self.assertIn("needs 2 volumes: T1, T2. Choose the T2 volume.", ui.inputHint2.text)
+        ui.inputSelector2.setCurrentNode(add_sample())
+        self.assertTrue(ui.applyButton.enabled)
+
+    def test_removing_the_chosen_volume_turns_apply_off(self):
+        volume, ui = add_sample(), self.panel.ui
+        ui.inputSelector1.setCurrentNode(volume)
+        slicer.mrmlScene.RemoveNode(volume)
         self.assertFalse(ui.applyButton.enabled)
 
     def test_every_control_has_a_tool_tip(self):

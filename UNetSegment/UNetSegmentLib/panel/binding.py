@@ -20,6 +20,7 @@ def show(ui: Any, view: PanelView) -> None:
         selector.enabled = view.inputs_enabled
     ui.modelHint.text = view.model_line
     ui.structuresLabel.text = view.structures
+    ui.optionsButton.text = view.options
     ui.applyButton.text = view.apply_text
     ui.applyButton.enabled = view.apply_enabled
     ui.applyButton.toolTip = view.apply_tip

@@ -51,10 +51,19 @@ def _pip_install(requirements: str, what: str) -> None:
         question = f"UNetSegment needs {what}. Install it into Slicer's Python now?"
         if slicer.app.testingEnabled() or not slicer.util.confirmOkCancelDisplay(question):
             return
-        slicer.util.pip_install(wanted)
-        return
+
+        def install() -> None:
+            slicer.util.pip_install(wanted)
+
+    else:
+
+        def install() -> None:
+            pip_ensure(wanted, requester="UNetSegment")
+
     try:
-        pip_ensure(wanted, requester="UNetSegment")
+        install()
+    except RuntimeError as error:  # pip_ensure's word for "the user said no"
+        raise BackendError(f"{what} was not installed; press Apply again when you want to install it.") from error
     except Exception as error:  # pip's own failures have no common class
         last = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise BackendError(f"{what} could not be installed ({last[-1].strip()}); see the log for pip's output.") from error

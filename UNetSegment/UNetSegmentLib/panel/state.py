@@ -31,6 +31,7 @@ class PanelView:
     inputs: tuple[InputRow, ...]
     model_line: str
     structures: str
+    options: str
     apply_text: str
     apply_enabled: bool
     apply_tip: str
@@ -42,6 +43,7 @@ def view(
     chosen: Sequence[str | None],
     running: bool = False,
     model_problem: str = "",
+    device: str = "",
     tr: Callable[[str], str] = lambda text: text,
 ) -> PanelView:
     """Decide what the panel shows.
@@ -51,6 +53,7 @@ def view(
         chosen: Name of the volume in each input row, None where none is chosen.
         running: Whether a segmentation is under way.
         model_problem: The sentence that says why there is no manifest.
+        device: Words for what the work will run on; stands in the title of the folded options.
         tr: Translates a text.
     """
     rows, missing = _rows(manifest, chosen, tr)
@@ -69,6 +72,7 @@ def view(
     return PanelView(
         inputs=rows,
         model_line=model_problem or (manifest.summary if manifest else ""),
+        options=tr("Options: {device}").format(device=device) if device else tr("Options"),
         structures=tr("Structures: {names}").format(names=", ".join(names)) if names else "",
         apply_text=apply_text,
         apply_enabled=running or not problem,

@@ -53,16 +53,26 @@ def write_segmentation(
     if created:
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name or reference.GetName()))
         node.CreateDefaultDisplayNodes()
+    before = slicer.vtkSegmentation()
+    before.DeepCopy(node.GetSegmentation())
     modified = node.StartModify()
     try:
-        if created or node.GetSegmentation().GetNumberOfSegments() == 0:
+        if before.GetNumberOfSegments() == 0:
             node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
+            node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
+        elif node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is None:
             node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
         for index, label in enumerate(labels.segments):
             _put(node.GetSegmentation(), label, layer, index + 1)
         for key, text in (provenance or {}).items():
             node.SetAttribute(ATTRIBUTE + key, text)
-        node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), reference.GetID())
+    except Exception:
+        if created:
+            scene.RemoveNode(node.GetDisplayNode())
+            scene.RemoveNode(node)
+        else:
+            node.GetSegmentation().DeepCopy(before)
+        raise
     finally:
         node.EndModify(modified)
     _place_beside(node, reference, scene, created)
