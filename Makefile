@@ -63,7 +63,7 @@ screenshots: .venv/.dev ## draw the icon and the README's picture again
 	cp demo/hippocampus.png Resources/Screenshots/hippocampus.png
 
 train-hippocampus: .venv/.dev ## train, measure and pack the hippocampus model; DATASET=folder, RUN=folder
-	$(BIN)/unetsegment-train fit $(DATASET) $(RUN)
+	$(BIN)/unetsegment-train fit $(DATASET) $(RUN) --fold 0 --epochs 75
 	$(BIN)/unetsegment-train pack $(DATASET) $(RUN) $(RUN)/hippocampus-mr-t1 --card training/cards/hippocampus.json
 
 clean: ## remove the virtual environment and everything generated
