@@ -57,10 +57,12 @@ format: .venv/.dev ## format the code and sort imports
 bench: .venv/.dev ## measure speed and memory
 	$(BIN)/python -m pytest Testing/benchmarks
 
-screenshots: .venv/.dev ## draw the icon and the README's picture again
+screenshots: .venv/.dev ## draw the icon and the README's pictures again
 	$(BIN)/python docs/draw_icon.py
 	$(MAKE) demo
 	cp demo/hippocampus.png Resources/Screenshots/hippocampus.png
+	cd Testing && ../$(BIN)/python -m host.picture ../UNetSegment/UNetSegment.py ../Resources/Screenshots/panel.png \
+	  --volume ../$(SAMPLE)/hippocampus_084_image.nii.gz --apply
 
 train-hippocampus: .venv/.dev ## train, measure and pack the hippocampus model; DATASET=folder, RUN=folder
 	$(BIN)/unetsegment-train fit $(DATASET) $(RUN) --fold 0 --epochs 75
