@@ -21,7 +21,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-
 from UNetSegmentLib import package, scene
 from UNetSegmentLib.errors import Cancelled, InputError, UNetSegmentError
 from UNetSegmentLib.panel import binding, dependencies, state
@@ -192,7 +191,9 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         manifest, problem = self._manifest()
         names = [node.GetName() if node else None for node in self._inputs()]
-        binding.show(self.ui, state.view(manifest, names, self._running, problem, self.ui.deviceSelector.currentText, _))
+        binding.show(
+            self.ui, state.view(manifest, names, self._running, problem, self.ui.deviceSelector.currentText, _)
+        )
 
     def onModelChanged(self, index: int) -> None:
         if self._parameterNode is not None:
@@ -221,9 +222,9 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.statusLabel.text = str(error)
         except Exception as error:
             logging.exception("UNetSegment failed")
-            self.ui.statusLabel.text = _("This failed unexpectedly ({error}); the scene is as it was, see the log.").format(
-                error=error
-            )
+            self.ui.statusLabel.text = _(
+                "This failed unexpectedly ({error}); the scene is as it was, see the log."
+            ).format(error=error)
         finally:
             self._running = False
             self.ui.progressBar.setVisible(False)
@@ -263,8 +264,8 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class UNetSegmentLogic(ScriptedLoadableModuleLogic):
     """Segmentation of volume nodes, for the panel and for scripts::
 
-        logic = slicer.util.getModuleLogic("UNetSegment")
-        segmentation = logic.process(slicer.util.getNode("MRHead"), model="hippocampus-mr-t1")
+    logic = slicer.util.getModuleLogic("UNetSegment")
+    segmentation = logic.process(slicer.util.getNode("MRHead"), model="hippocampus-mr-t1")
     """
 
     def __init__(self, engine=Predictor) -> None:
@@ -312,9 +313,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             if node is not None and node.GetScene() is None:
                 raise InputError(f"'{node.GetName()}' was removed while it was being segmented; nothing was written.")
         name = f"{nodes[0].GetName()} {loaded.manifest.title}"
-        written = scene.write_segmentation(
-            result.labels, nodes[0], outputSegmentation, name, result.provenance, show3D
-        )
+        written = scene.write_segmentation(result.labels, nodes[0], outputSegmentation, name, result.provenance, show3D)
         self.lastResult = result
         return written
 

@@ -1,6 +1,6 @@
 """Draw the icon of extension and module: a U of stacked slabs over a segmented contour. Needs matplotlib.
 
-    python docs/draw_icon.py
+python docs/draw_icon.py
 """
 
 from pathlib import Path
@@ -30,7 +30,9 @@ def slab(axes, x, y, width, height, color, depth=7):
     top = [front[3], front[2], tuple(front[2] + shift), tuple(front[3] + shift)]
     side = [front[1], tuple(front[1] + shift), tuple(front[2] + shift), front[2]]
     for corners, light in ((side, -0.32), (top, 0.42), (front, 0.0)):
-        axes.add_patch(Polygon(corners, facecolor=shaded(color, light), edgecolor=NIGHT, linewidth=1.1, joinstyle="round"))
+        axes.add_patch(
+            Polygon(corners, facecolor=shaded(color, light), edgecolor=NIGHT, linewidth=1.1, joinstyle="round")
+        )
 
 
 def contour(axes):
@@ -48,7 +50,9 @@ def draw():
     figure.patch.set_alpha(0)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, SIZE), ylim=(0, SIZE))
     axes.axis("off")
-    axes.add_patch(FancyBboxPatch((5, 5), 118, 118, boxstyle="round,pad=0,rounding_size=24", facecolor=NIGHT, linewidth=0))
+    axes.add_patch(
+        FancyBboxPatch((5, 5), 118, 118, boxstyle="round,pad=0,rounding_size=24", facecolor=NIGHT, linewidth=0)
+    )
     figure_scale = 72 / SIZE  # points per unit: line widths above are in pixels
     contour(axes)
     slab(axes, 30, 27, 60, 14, "#8f86c2")

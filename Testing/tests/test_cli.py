@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from UNetSegmentLib import cli, io
 from UNetSegmentLib.labels import Label
 from UNetSegmentLib.volume import Grid, LabelMap

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from UNetSegmentLib import io, package
 from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.backends import is_installed

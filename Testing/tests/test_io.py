@@ -10,7 +10,6 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from UNetSegmentLib import io
 from UNetSegmentLib.errors import InputError, OutputError
 from UNetSegmentLib.labels import Code, Label, Terminology

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import packages
-
 from UNetSegmentLib import package
 from UNetSegmentLib.errors import PackageError
 from UNetSegmentLib.package import Manifest, schema
@@ -99,7 +98,12 @@ def test_a_link_out_of_the_package(root, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "is not JSON"), ('{"a": 1, "a": 2}', "'a' twice"), ('{"a": NaN}', "NaN"), ("[" * 100000, "nested too deeply|not JSON")],
+    [
+        ("{", "is not JSON"),
+        ('{"a": 1, "a": 2}', "'a' twice"),
+        ('{"a": NaN}', "NaN"),
+        ("[" * 100000, "nested too deeply|not JSON"),
+    ],
 )
 def test_broken_json(root, text, words):
     (root / "configs" / "manifest.json").write_text(text, "utf-8")

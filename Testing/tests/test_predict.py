@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import packages
-
 from UNetSegmentLib import package
 from UNetSegmentLib.errors import BackendError, Cancelled, InputError
 from UNetSegmentLib.package import Inference
@@ -192,7 +191,9 @@ def test_second_channel_is_resampled_in_patient_space(tmp_path):
     turn = Reorientation((2, 0, 1), (True, False, True))
     bigger = np.pad(image, 3, mode="edge")
     other = Grid.from_spacing(bigger.shape, (1, 1, 1), (1, 2, 3)).reoriented(turn)
-    volume = gather([Volume(image[None], grid, ("a",)), Volume(turn.apply(bigger)[None], other, ("b",))], model.manifest)
+    volume = gather(
+        [Volume(image[None], grid, ("a",)), Volume(turn.apply(bigger)[None], other, ("b",))], model.manifest
+    )
     assert volume.channels == ("T1", "T2")
     np.testing.assert_allclose(volume.array[1], image, atol=1e-5)
     labels = Predictor(model).predict(volume).labels.array

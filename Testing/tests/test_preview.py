@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from UNetSegmentLib.errors import OutputError
 from UNetSegmentLib.labels import Label
 from UNetSegmentLib.volume import Grid, LabelMap, Volume

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from UNetSegmentLib.errors import InputError
 from UNetSegmentLib.labels import Label
 from UNetSegmentLib.volume import Grid, LabelMap, Reorientation, Volume
@@ -45,7 +44,9 @@ def test_reorientation_moves_no_voxel(grid, orientation):
     ijk = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"))
     places = np.einsum("ab,bijk->aijk", grid.ijk_to_ras[:3, :3], ijk) + grid.ijk_to_ras[:3, 3, None, None, None]
     moved_ijk = np.stack(np.meshgrid(*[np.arange(n) for n in turned.shape], indexing="ij"))
-    moved = np.einsum("ab,bijk->aijk", turned.ijk_to_ras[:3, :3], moved_ijk) + turned.ijk_to_ras[:3, 3, None, None, None]
+    moved = (
+        np.einsum("ab,bijk->aijk", turned.ijk_to_ras[:3, :3], moved_ijk) + turned.ijk_to_ras[:3, 3, None, None, None]
+    )
     np.testing.assert_allclose(turn.apply(places), moved, atol=1e-6)
     assert turned.reoriented(turn.inverse()).is_close(grid)
 
@@ -73,7 +74,9 @@ def test_with_spacing_keeps_the_first_voxel_and_the_field_of_view(grid, spacing)
     other = grid.with_spacing(spacing)
     np.testing.assert_allclose(other.origin, grid.origin, atol=1e-9)
     span = (np.array(grid.shape) - 1) * grid.spacing
-    np.testing.assert_array_less(np.abs((np.array(other.shape) - 1) * other.spacing - span), np.array(other.spacing) * 0.51 + 0.01)
+    np.testing.assert_array_less(
+        np.abs((np.array(other.shape) - 1) * other.spacing - span), np.array(other.spacing) * 0.51 + 0.01
+    )
 
 
 def test_with_spacing_agrees_with_monai():

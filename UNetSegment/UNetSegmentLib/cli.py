@@ -71,7 +71,9 @@ def _segment(options: argparse.Namespace) -> None:
     volumes = [io.read_volume(path, options.series) for path in options.image]
     expert = io.read_labelmap(options.compare) if options.compare else None
     if expert is not None and not volumes[0].grid.is_close(expert.grid, tolerance=0.01):
-        raise InputError(f"'{options.compare}' is not on the grid of the image; compare with a label map of this image.")
+        raise InputError(
+            f"'{options.compare}' is not on the grid of the image; compare with a label map of this image."
+        )
 
     from .predict import Predictor, gather
 

@@ -151,7 +151,9 @@ def _beside(path: Path) -> Iterator[Path]:
     try:
         handle, name = tempfile.mkstemp(suffix=ending, prefix=".unetsegment-", dir=path.parent)
     except OSError as error:
-        raise OutputError(f"Cannot write to the folder '{path.parent}' ({error.strerror}); choose another one.") from None
+        raise OutputError(
+            f"Cannot write to the folder '{path.parent}' ({error.strerror}); choose another one."
+        ) from None
     os.close(handle)
     part = Path(name)
     try:

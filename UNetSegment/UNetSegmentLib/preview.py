@@ -75,7 +75,9 @@ def draw(image: Volume, labels: LabelMap, path: str | os.PathLike[str], title: s
         os.replace(part, target)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise OutputError(f"The preview cannot be written to '{path}' ({error.strerror}); choose another place.") from None
+        raise OutputError(
+            f"The preview cannot be written to '{path}' ({error.strerror}); choose another place."
+        ) from None
 
 
 def _centre(values: np.ndarray) -> list[int]:
@@ -98,12 +100,19 @@ def _window(image: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 
 def _slice(
-    axes: Axes, image: np.ndarray, values: np.ndarray, spacing: np.ndarray, window: tuple[float, float], shown: Sequence[Any]
+    axes: Axes,
+    image: np.ndarray,
+    values: np.ndarray,
+    spacing: np.ndarray,
+    window: tuple[float, float],
+    shown: Sequence[Any],
 ) -> None:
     """Grey image with filled and outlined labels; index axes (across, up), the patient's right on the left."""
     width, height = np.array(image.shape) * spacing
     extent = (0.0, float(width), 0.0, float(height))
-    axes.imshow(image.T, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", extent=extent, interpolation="bicubic")
+    axes.imshow(
+        image.T, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", extent=extent, interpolation="bicubic"
+    )
     x, y = ((np.arange(n) + 0.5) * s for n, s in zip(image.shape, spacing, strict=True))
     for label in shown:
         mask = (values == label.value).T.astype(float)
@@ -124,7 +133,17 @@ def _decorate(axes: Axes, name: str, across: int, up: int, spacing: np.ndarray, 
     ):  # fmt: skip
         align = {"ha": "left" if x < 0.1 else "right" if x > 0.9 else "center"}
         align["va"] = "bottom" if y < 0.1 else "top" if y > 0.9 else "center"
-        axes.text(x, y, text, transform=axes.transAxes, color="#ffd479", fontsize=9, weight="bold", path_effects=_halo(), **align)
+        axes.text(
+            x,
+            y,
+            text,
+            transform=axes.transAxes,
+            color="#ffd479",
+            fontsize=9,
+            weight="bold",
+            path_effects=_halo(),
+            **align,
+        )
     axes.set_title(name, color=INK, fontsize=10, loc="left", pad=4)
     width = float(shape[across] * spacing[across])
     bar = next(b for b in (100, 50, 20, 10, 5, 2, 1, 0.5) if b <= width / 3 or b == 0.5)
@@ -132,7 +151,16 @@ def _decorate(axes: Axes, name: str, across: int, up: int, spacing: np.ndarray, 
     end = start + bar if across else start - bar
     height = 0.06 * float(shape[up] * spacing[up])
     axes.plot([start, end], [height, height], color=INK, linewidth=2, solid_capstyle="butt")
-    axes.text((start + end) / 2, height * 1.25, f"{bar:g} mm", color=INK, fontsize=7, ha="center", va="bottom", path_effects=_halo())
+    axes.text(
+        (start + end) / 2,
+        height * 1.25,
+        f"{bar:g} mm",
+        color=INK,
+        fontsize=7,
+        ha="center",
+        va="bottom",
+        path_effects=_halo(),
+    )
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -158,10 +186,28 @@ def _legend(axes: Axes, labels: LabelMap, shown: Sequence[Any]) -> None:
         color = [c / 255 for c in label.color]
         axes.scatter([0.06], [y], s=90, color=[color], transform=axes.transAxes, clip_on=False)
         axes.text(0.13, y, label.name, color=INK, fontsize=11, va="center", transform=axes.transAxes)
-        axes.text(0.98, y, f"{volumes[label.value]:.2f} ml", color=INK, fontsize=11, va="center", ha="right", transform=axes.transAxes)
+        axes.text(
+            0.98,
+            y,
+            f"{volumes[label.value]:.2f} ml",
+            color=INK,
+            fontsize=11,
+            va="center",
+            ha="right",
+            transform=axes.transAxes,
+        )
     if len(shown) > len(most):
         y = 0.92 - len(most) * step
-        axes.text(0.13, y, f"and {len(shown) - len(most)} more", color=INK, alpha=0.6, fontsize=10, va="center", transform=axes.transAxes)
+        axes.text(
+            0.13,
+            y,
+            f"and {len(shown) - len(most)} more",
+            color=INK,
+            alpha=0.6,
+            fontsize=10,
+            va="center",
+            transform=axes.transAxes,
+        )
 
 
 def _surface(values: np.ndarray, spacing: np.ndarray, colors: dict[int, np.ndarray], size: int = 420) -> np.ndarray:

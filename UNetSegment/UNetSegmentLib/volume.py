@@ -80,7 +80,9 @@ class Grid:
             raise InputError("The volume has a spacing of zero along an axis; correct it in the Volumes module.")
         cosines = (matrix[:3, :3] / spacing).T @ (matrix[:3, :3] / spacing)
         if np.abs(cosines - np.eye(3)).max() > 1e-2:
-            raise InputError("The volume's axes are not at right angles; harden or resample it to a regular grid first.")
+            raise InputError(
+                "The volume's axes are not at right angles; harden or resample it to a regular grid first."
+            )
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "ijk_to_ras", _readonly(matrix))
 
@@ -153,9 +155,7 @@ class Grid:
         wanted = [next(a for a, pair in enumerate(AXIS_CODES) if letter in pair) for letter in orientation]
         axes, backwards = self._axes
         source = [axes.index(axis) for axis in wanted]
-        flips = [
-            backwards[src] == (letter in "RAS") for src, letter in zip(source, orientation, strict=True)
-        ]
+        flips = [backwards[src] == (letter in "RAS") for src, letter in zip(source, orientation, strict=True)]
         return Reorientation(tuple(source), tuple(flips))  # type: ignore[arg-type]
 
     def reoriented(self, turn: Reorientation) -> Grid:

@@ -277,7 +277,14 @@ class PanelTest(unittest.TestCase):
         self.assertFalse(ui.applyButton.enabled)
 
     def test_every_control_has_a_tool_tip(self):
-        for name in ("inputSelector1", "modelSelector", "outputSelector", "deviceSelector", "show3DCheckBox", "applyButton"):
+        for name in (
+            "inputSelector1",
+            "modelSelector",
+            "outputSelector",
+            "deviceSelector",
+            "show3DCheckBox",
+            "applyButton",
+        ):
             self.assertTrue(getattr(self.panel.ui, name).toolTip, name)
 
     def test_choices_survive_in_the_parameter_node(self):

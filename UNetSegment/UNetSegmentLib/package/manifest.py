@@ -186,6 +186,8 @@ def _label(entry: dict[str, Any]) -> Label:
     terminology = None
     if codes:
         modifier = codes.get("modifier")
-        terminology = Terminology(Code(**codes["category"]), Code(**codes["type"]), Code(**modifier) if modifier else None)
+        terminology = Terminology(
+            Code(**codes["category"]), Code(**codes["type"]), Code(**modifier) if modifier else None
+        )
     color = tuple(int(c) for c in entry.get("color", (128, 174, 128)))
     return Label(int(entry["value"]), entry["name"], color, terminology)  # type: ignore[arg-type]

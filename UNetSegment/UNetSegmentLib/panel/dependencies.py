@@ -66,4 +66,6 @@ def _pip_install(requirements: str, what: str) -> None:
         raise BackendError(f"{what} was not installed; press Apply again when you want to install it.") from error
     except Exception as error:  # pip's own failures have no common class
         last = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise BackendError(f"{what} could not be installed ({last[-1].strip()}); see the log for pip's output.") from error
+        raise BackendError(
+            f"{what} could not be installed ({last[-1].strip()}); see the log for pip's output."
+        ) from error

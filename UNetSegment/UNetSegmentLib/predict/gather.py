@@ -62,5 +62,7 @@ def resample(volume: Volume, grid: Grid) -> Volume:
     matrix = grid.index_in(volume.grid)
     transform = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
     outside = float(volume.array.min())
-    result = sitk.Resample(image, list(grid.shape), transform, sitk.sitkLinear, [0.0] * 3, [1.0] * 3, [1, 0, 0, 0, 1, 0, 0, 0, 1], outside)
+    result = sitk.Resample(
+        image, list(grid.shape), transform, sitk.sitkLinear, [0.0] * 3, [1.0] * 3, [1, 0, 0, 0, 1, 0, 0, 0, 1], outside
+    )
     return Volume(sitk.GetArrayFromImage(result).T[None], grid, volume.channels)

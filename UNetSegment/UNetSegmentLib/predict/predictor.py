@@ -124,7 +124,9 @@ class Predictor:
             with np.load(io.BytesIO(package.verified_bytes("reference")), allow_pickle=False) as arrays:
                 patch, expected = arrays[names["input"]].astype(np.float32), arrays[names["labels"]]
         except (ValueError, KeyError, OSError) as error:
-            raise PackageError(f"Model '{package.manifest.name}': its reference patch cannot be read ({error}).") from None
+            raise PackageError(
+                f"Model '{package.manifest.name}': its reference patch cannot be read ({error})."
+            ) from None
         values = np.asarray([label.value for label in package.manifest.labels])
         answer = values[self.backend.run(patch[None], lambda: None)[0].argmax(axis=0)]
         scores = [_dice(answer == value, expected == value) for value in values]

@@ -36,7 +36,9 @@ class OpenVinoBackend:
                 f"Model '{manifest.name}': its ONNX file cannot be read ({str(error).strip().splitlines()[-1]})."
             ) from None
         if len(model.inputs) != 1 or model.outputs[0].partial_shape[1].to_string() != str(len(manifest.labels)):
-            raise PackageError(f"Model '{manifest.name}': its ONNX network does not answer {len(manifest.labels)} labels.")
+            raise PackageError(
+                f"Model '{manifest.name}': its ONNX network does not answer {len(manifest.labels)} labels."
+            )
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             options["INFERENCE_NUM_THREADS"] = str(threads)
