@@ -65,7 +65,7 @@ screenshots: .venv/.dev ## draw the icon and the README's pictures again
 	  --volume ../$(SAMPLE)/hippocampus_084_image.nii.gz --apply
 
 train-hippocampus: .venv/.dev ## train, measure and pack the hippocampus model; DATASET=folder, RUN=folder
-	$(BIN)/unetsegment-train fit $(DATASET) $(RUN) --fold 0 --epochs 75
+	$(BIN)/unetsegment-train fit $(DATASET) $(RUN) --fold 0 --epochs 55
 	$(BIN)/unetsegment-train pack $(DATASET) $(RUN) $(RUN)/hippocampus-mr-t1 --card training/cards/hippocampus.json
 
 clean: ## remove the virtual environment and everything generated
