@@ -290,7 +290,5 @@ class LabelMap:
 
     def volumes_ml(self) -> dict[int, float]:
         """Millilitres per label value, background left out, empty structures included as 0."""
-        if self.array.size == 0:
-            return {}
         counts = np.bincount(self.array.reshape(-1), minlength=max((x.value for x in self.labels), default=0) + 1)
         return {label.value: float(counts[label.value]) * self.grid.voxel_volume_ml for label in self.segments}

@@ -49,7 +49,10 @@ def create(package: Package, device: str = "auto", backend: str = "auto", thread
         PackageError: The package's weights are missing, damaged or not allowed.
     """
     if device not in DEVICES or backend not in BACKENDS:
-        raise BackendError(f"Device '{device}' with backend '{backend}' is not known; use {DEVICES} and {BACKENDS}.")
+        raise BackendError(
+            f"Device '{device}' with backend '{backend}' is not known; "
+            f"use a device of {', '.join(DEVICES)} and a backend of {', '.join(BACKENDS)}."
+        )
     torch_here = is_installed("torch") and is_installed("monai")
     openvino_here = is_installed("openvino")
     has_torch = package.has("safetensors") or package.has("torch")
