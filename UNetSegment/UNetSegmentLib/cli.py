@@ -94,7 +94,7 @@ def _segment(options: argparse.Namespace) -> None:
     ran = prediction.provenance
     where = f"{ran['device'].upper()}, {ran['backend']} {ran['precision']}"
     print(_table(prediction.labels, expert))
-    print(f"{seconds:.1f} s on {where} (+ {ready - began:.1f} s to load the model)")
+    print(f"{seconds:.2f} s on {where} (+ {ready - began:.1f} s to load the model)")
     print(f"wrote {options.output}" + (f" and {options.preview}" if options.preview else ""))
 
 
