@@ -159,6 +159,27 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         Predictor(package.load(root), backend="torch")
 
 
+def test_safetensors_give_the_same_network_as_the_state_dict(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("monai")
+    save = pytest.importorskip("safetensors.torch").save
+    from UNetSegmentLib.predict.backends.torch_backend import read_weights
+
+    plain = package.load(packages.dynunet_package(tmp_path / "plain"))
+    state = read_weights(plain)
+    content = save({key: value.clone() for key, value in state.items()})
+    root = packages.write(
+        tmp_path / "safe", packages.manifest(), {"safetensors": ("models/model.safetensors", content)}
+    )
+    again = read_weights(package.load(root))
+    assert set(again) == set(state) and all(torch.equal(again[key], state[key]) for key in state)
+    broken = packages.write(
+        tmp_path / "broken", packages.manifest(), {"safetensors": ("models/m.safetensors", b"x" * 99)}
+    )
+    with pytest.raises(PackageError, match="safetensors file cannot be read"):
+        read_weights(package.load(broken))
+
+
 def test_random_bytes_as_onnx_are_refused(tmp_path):
     pytest.importorskip("openvino")
     from UNetSegmentLib.predict import Predictor

@@ -113,26 +113,15 @@ def _bar(progress: Progress) -> None:
 
 
 def _table(labels: LabelMap, expert: LabelMap | None) -> str:
+    from .volume import dice
+
     rows = []
     for label, volume in zip(labels.segments, labels.volumes_ml().values(), strict=True):
         row = f"{label.name:32} {volume:10.3f} ml"
         if expert is not None:
-            row += f"   Dice {dice(labels, expert, label.value):.3f}"
+            row += f"   Dice {dice(labels.array == label.value, expert.array == label.value):.3f}"
         rows.append(row)
     return "\n".join(rows)
-
-
-def dice(labels: LabelMap, expert: LabelMap, value: int) -> float:
-    """Dice overlap of one label value in two maps on the same grid; 1 where both are empty.
-
-    Raises:
-        InputError: The maps are on different grids.
-    """
-    if not labels.grid.is_close(expert.grid, tolerance=0.01):
-        raise InputError("The expert's label map is not on the grid of the image; compare maps of the same image.")
-    ours, theirs = labels.array == value, expert.array == value
-    total = int(ours.sum()) + int(theirs.sum())
-    return 2.0 * int((ours & theirs).sum()) / total if total else 1.0
 
 
 if __name__ == "__main__":

@@ -292,3 +292,9 @@ class LabelMap:
         """Millilitres per label value, background left out, empty structures included as 0."""
         counts = np.bincount(self.array.reshape(-1), minlength=max((x.value for x in self.labels), default=0) + 1)
         return {label.value: float(counts[label.value]) * self.grid.voxel_volume_ml for label in self.segments}
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice overlap of two boolean arrays of one shape, 0 to 1; 1 where both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return 2.0 * int((a & b).sum()) / total if total else 1.0

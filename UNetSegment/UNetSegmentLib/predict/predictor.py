@@ -16,7 +16,7 @@ import numpy as np
 from .. import __version__
 from ..errors import BackendError, Cancelled, PackageError
 from ..package import Package
-from ..volume import LabelMap, Volume
+from ..volume import LabelMap, Volume, dice
 from . import backends
 from .export import export
 from .postprocess import postprocess
@@ -129,7 +129,7 @@ class Predictor:
             ) from None
         values = np.asarray([label.value for label in package.manifest.labels])
         answer = values[self.backend.run(patch[None], lambda: None)[0].argmax(axis=0)]
-        scores = [_dice(answer == value, expected == value) for value in values]
+        scores = [dice(answer == value, expected == value) for value in values]
         if min(scores) < AGREEMENT:
             raise BackendError(
                 f"{self.backend.name} on {self.backend.device} does not give the answer that model "
@@ -161,8 +161,3 @@ class Predictor:
             "seconds": f"{seconds:.2f}",
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-
-
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    total = int(a.sum()) + int(b.sum())
-    return 1.0 if total == 0 else 2.0 * int((a & b).sum()) / total

@@ -37,7 +37,7 @@ def world_volume(node: Any) -> Volume:
         )
     array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
     try:
-        grid = Grid(array.shape[::-1], parent_matrix(node) @ local_matrix(node))
+        grid = Grid(array.shape[::-1], local_matrix(node)).transformed(parent_matrix(node))
     except InputError as error:
         raise InputError(f"Volume '{name}': {error}") from None
     return Volume(array.transpose(2, 1, 0)[None], grid, (name,))

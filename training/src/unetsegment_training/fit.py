@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from UNetSegmentLib.package import Manifest
 from UNetSegmentLib.predict.stitch import stitch
 from UNetSegmentLib.predict.tiles import Tiling, weights
+from UNetSegmentLib.volume import dice
 
 from .config import FitConfig
 from .dataset import Dataset, DatasetError
@@ -63,10 +64,10 @@ class Segmenter(pl.LightningModule):
 
         slabs = stitch(case.image, tiling, weights(tiling.patch, window), run)
         answer = np.concatenate([slab.argmax(axis=0) for _, slab in slabs])
-        self.scores.append([_dice(answer == c, case.classes == c) for c in range(1, len(self.manifest.labels))])
+        self.scores.append([dice(answer == c, case.classes == c) for c in range(1, len(self.manifest.labels))])
 
     def on_validation_epoch_end(self) -> None:
-        means = np.nanmean(self.scores, axis=0)
+        means = np.mean(self.scores, axis=0)
         self.scores.clear()
         for label, value in zip(self.manifest.labels[1:], means, strict=True):
             self.log(f"dice/{label.name}", float(value))
@@ -209,8 +210,3 @@ def _precision(device: str) -> Any:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return "bf16-mixed" if supported else "32-true"
-
-
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    total = int(a.sum()) + int(b.sum())
-    return 2.0 * int((a & b).sum()) / total if total else float("nan")
