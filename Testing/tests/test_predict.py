@@ -12,22 +12,21 @@ from UNetSegmentLib.errors import BackendError, Cancelled, InputError
 from UNetSegmentLib.package import Inference
 from UNetSegmentLib.predict import Predictor, gather
 from UNetSegmentLib.predict.backends import is_installed
-from UNetSegmentLib.predict.export import export
-from UNetSegmentLib.predict.interpolate import Lerp
 from UNetSegmentLib.predict.postprocess import keep_largest_component
-from UNetSegmentLib.predict.stitch import stitch
+from UNetSegmentLib.predict.stitch import Stitcher
 from UNetSegmentLib.predict.tiles import Tiling, weights
 from UNetSegmentLib.volume import Grid, Reorientation, Volume
 
 sizes = st.tuples(*[st.integers(1, 20)] * 3)
 patches = st.tuples(*[st.integers(1, 9)] * 3)
 overlaps = st.sampled_from([0.0, 0.25, 0.5, 0.8])
+conventions = st.sampled_from(["monai", "nnunet"])
 needs_openvino = pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
 
 
-@given(sizes, patches, overlaps)
-def test_patches_cover_every_voxel_and_stay_inside(shape, patch, overlap):
-    tiling = Tiling.cover(shape, patch, overlap)
+@given(sizes, patches, overlaps, conventions)
+def test_patches_cover_every_voxel_and_stay_inside(shape, patch, overlap, convention):
+    tiling = Tiling.cover(shape, patch, overlap, convention)
     seen = np.zeros(tiling.padded, int)
     for start in itertools.product(*tiling.starts):
         stop = [a + p for a, p in zip(start, patch, strict=True)]
@@ -53,51 +52,32 @@ def test_placement_and_weights_are_monais(shape, patch, overlap):
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes, patches, overlaps, st.integers(0, 10**6))
-def test_slabs_are_the_whole_volume_stitched_at_once(shape, patch, overlap, seed):
+@given(sizes, patches, overlaps, conventions, st.integers(1, 3), st.integers(0, 10**6))
+def test_slabs_are_the_whole_volume_stitched_at_once(shape, patch, overlap, convention, batch, seed):
     rng = np.random.default_rng(seed)
     image = rng.standard_normal((2, *shape)).astype(np.float32)
-    tiling = Tiling.cover(shape, patch, overlap)
-    weight = weights(patch, Inference(patch, overlap))
+    tiling = Tiling.cover(shape, patch, overlap, convention)
+    weight = weights(patch, Inference(patch, overlap, convention=convention))
     mixer = rng.standard_normal((3, 2)).astype(np.float32)
 
-    def run(x):  # position-dependent, so that overlapping patches disagree as a network's do
+    def run(x, _):  # position-dependent, so that overlapping patches disagree as a network's do
         return np.einsum("fc,ncxyz->nfxyz", mixer, x) * np.linspace(0.5, 2, patch[2], dtype=np.float32)
 
     padded = tiling.pad(image)
     total, norm = np.zeros((3, *tiling.padded), np.float32), np.zeros(tiling.padded, np.float32)
     for start in itertools.product(*tiling.starts):
         cut = tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True))
-        total[(slice(None), *cut)] += run(padded[(None, slice(None), *cut)])[0] * weight
+        total[(slice(None), *cut)] += run(padded[(None, slice(None), *cut)], None)[0] * weight
         norm[cut] += weight
     inner = tuple(slice(b, b + n) for b, n in zip(tiling.before, shape, strict=True))
     expected = total[(slice(None), *inner)] / norm[inner]
 
     rows = 0
-    for start, slab in stitch(image, tiling, weight, run):
+    for start, slab in Stitcher(tiling, weight, run, np.zeros(3, np.float32), batch)(image):
         assert start == rows
         np.testing.assert_array_equal(slab, expected[:, start : start + slab.shape[1]])
         rows += slab.shape[1]
     assert rows == shape[0]
-
-
-@settings(max_examples=60, deadline=None)
-@given(sizes, st.tuples(*[st.floats(0.3, 3)] * 3), st.integers(2, 5), st.integers(0, 10**6))
-def test_export_is_dense_interpolation_and_argmax(shape, spacing, classes, seed):
-    rng = np.random.default_rng(seed)
-    source = Grid.from_spacing(shape, (1, 1, 1))
-    grid = source.with_spacing(spacing)
-    logits = rng.standard_normal((classes, *grid.shape)).astype(np.float32)
-    dense = logits
-    for axis in range(3):
-        dense = Lerp.between(grid.shape[axis], shape[axis], grid.spacing[axis], 1.0).apply(dense, axis + 1)
-    cuts = sorted({0, grid.shape[0], *rng.integers(0, grid.shape[0] + 1, 3).tolist()})
-    slabs = [(a, logits[:, a:b]) for a, b in itertools.pairwise(cuts)]
-    values = [0, *rng.choice(np.arange(1, 400), classes - 1, replace=False).tolist()]
-    told = []
-    result = export(slabs, grid, source, values, lambda a, b: told.append((a, b)))
-    np.testing.assert_array_equal(result, np.asarray(values)[dense.argmax(axis=0)])
-    assert told[0][0] == 0 and told[-1][1] == shape[0] and all(x[1] == y[0] for x, y in itertools.pairwise(told))
 
 
 def smooth_image(shape=(22, 26, 20)):

@@ -182,6 +182,20 @@ class Grid:
         shape = np.round((np.asarray(self.shape) - 1) * old / new + 1).astype(int)
         return Grid.from_spacing(shape, new, self.origin, self.direction)  # type: ignore[arg-type]
 
+    def with_shape(self, shape: Sequence[int]) -> Grid:
+        """The grid of another size whose voxels fill the same box: outer edges coincide."""
+        matrix = self.ijk_to_ras.copy()
+        ratio = np.asarray(self.shape) / np.asarray(shape)
+        matrix[:3, :3] *= ratio
+        matrix[:3, 3] += self.ijk_to_ras[:3, :3] @ (ratio / 2 - 0.5)
+        return Grid(tuple(shape), matrix)  # type: ignore[arg-type]
+
+    def cropped(self, box: Sequence[slice]) -> Grid:
+        """The grid of ``array[box]``; the slices have a start and a stop, and no step."""
+        matrix = self.ijk_to_ras.copy()
+        matrix[:3, 3] += self.ijk_to_ras[:3, :3] @ np.array([cut.start for cut in box], float)
+        return Grid(tuple(cut.stop - cut.start for cut in box), matrix)  # type: ignore[arg-type]
+
     def transformed(self, matrix: np.ndarray) -> Grid:
         """The grid moved by a 4x4 matrix acting on RAS positions (a rigid or similarity transform).
 

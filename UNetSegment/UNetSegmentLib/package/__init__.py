@@ -1,7 +1,8 @@
 """What a model is: manifest, files and their proof. Reading a package never runs code from it."""
 
-from .manifest import Channel, Inference, Manifest, Normalization
+from .manifest import Manifest
 from .package import NETWORKS, Package, cache_folder, installed, load, resource_folders
+from .recipe import Channel, Inference, Normalization, Preprocessing, Resampling
 
 __all__ = [
     "NETWORKS",
@@ -10,6 +11,8 @@ __all__ = [
     "Manifest",
     "Normalization",
     "Package",
+    "Preprocessing",
+    "Resampling",
     "cache_folder",
     "installed",
     "load",

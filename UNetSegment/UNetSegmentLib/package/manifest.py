@@ -10,48 +10,10 @@ from typing import Any
 from ..errors import PackageError
 from ..labels import Code, Label, Terminology
 from . import schema
+from .recipe import Channel, Inference, Preprocessing, read_channel, read_inference, read_preprocessing
 
 MANIFEST_PATH = "configs/manifest.json"
 SUPPORTED_MAJOR = 1
-Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """How a channel's intensities are brought to the range that the network saw in training.
-
-    Args:
-        method: ``zscore`` (mean and standard deviation of the whole image), ``clip_zscore`` (clip, then fixed
-            ``mean`` and ``std``), ``minmax`` (the image's or ``clip``'s range to 0..1), ``none``.
-        clip: Lowest and highest intensity kept.
-        mean: Subtracted by ``clip_zscore``.
-        std: Divided by in ``clip_zscore``.
-    """
-
-    method: str = "zscore"
-    clip: tuple[float, float] | None = None
-    mean: float = 0.0
-    std: float = 1.0
-
-
-@dataclass(frozen=True)
-class Channel:
-    """One input of the model: a name such as ``T1``, what to call it, its DICOM modality and normalisation."""
-
-    name: str
-    normalization: Normalization
-    title: str = ""
-    modality: str = "OT"
-
-
-@dataclass(frozen=True)
-class Inference:
-    """Sliding window: patch size in voxels (i, j, k), overlap in 0..1, blending and the Gaussian's sigma / patch."""
-
-    patch_size: tuple[int, int, int]
-    overlap: float
-    blending: str = "gaussian"
-    sigma_scale: float = 0.125
 
 
 @dataclass(frozen=True)
@@ -65,20 +27,27 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A validated ``configs/manifest.json``. See ``manifest.schema.json`` beside this file for every entry."""
+    """A validated ``configs/manifest.json``. See ``manifest.schema.json`` beside this file for every entry.
+
+    ``outputs`` holds the label value of each of the network's outputs. With ``sigmoid`` these are regions that may
+    overlap; they are painted in ``paint_order``, the last one wins. ``dimensions`` is 2 for networks that see single
+    slices across axis 0.
+    """
 
     name: str
     title: str
     version: str
     description: str
     channels: tuple[Channel, ...]
-    orientation: str
-    spacing: Triple
+    preprocessing: Preprocessing
     inference: Inference
     network: str
     network_arguments: dict[str, Any]
+    dimensions: int
     activation: str
     labels: tuple[Label, ...]
+    outputs: tuple[int, ...]
+    paint_order: tuple[int, ...]
     files: dict[str, File]
     raw: dict[str, Any] = field(repr=False)
 
@@ -98,35 +67,51 @@ class Manifest:
             )
         for problem in schema.problems(raw, _schema()):
             raise PackageError(f"The model's manifest is not valid: {problem}.")
-        pre, inference = raw["preprocessing"], raw["inference"]
+        labels = tuple(_label(entry) for entry in raw["labels"])
+        regions = raw["activation"] == "sigmoid"
+        outputs = tuple(raw.get("outputs", [x.value for x in labels if not (regions and x.is_background)]))
         manifest = cls(
             name=raw["name"],
             title=raw["title"],
             version=raw["version"],
             description=raw["description"],
-            channels=tuple(_channel(entry) for entry in raw["channels"]),
-            orientation=pre["orientation"],
-            spacing=tuple(float(s) for s in pre["spacing"]),  # type: ignore[arg-type]
-            inference=Inference(
-                tuple(int(n) for n in inference["patch_size"]),  # type: ignore[arg-type]
-                float(inference["overlap"]),
-                inference.get("blending", "gaussian"),
-                float(inference.get("sigma_scale", 0.125)),
-            ),
+            channels=tuple(read_channel(entry) for entry in raw["channels"]),
+            preprocessing=read_preprocessing(raw["preprocessing"]),
+            inference=read_inference(raw["inference"]),
             network=raw["network"]["name"],
             network_arguments=raw["network"]["arguments"],
+            dimensions=int(raw["network"].get("dimensions", 3)),
             activation=raw["activation"],
-            labels=tuple(_label(entry) for entry in raw["labels"]),
+            labels=labels,
+            outputs=tuple(int(value) for value in outputs),
+            paint_order=tuple(int(value) for value in raw.get("paint_order", outputs)),
             files={role: File(f["path"], f["sha256"], int(f["size"])) for role, f in raw["files"].items()},
             raw=raw,
         )
-        values = [label.value for label in manifest.labels]
-        if len(set(values)) != len(values):
-            raise PackageError(f"The manifest of model '{manifest.name}' gives two labels the same value.")
-        names = [channel.name for channel in manifest.channels]
-        if len(set(names)) != len(names):
-            raise PackageError(f"The manifest of model '{manifest.name}' gives two channels the same name.")
+        manifest._check()
         return manifest
+
+    def _check(self) -> None:
+        """What the schema cannot say: entries that contradict each other."""
+        values = [label.value for label in self.labels]
+        names = [channel.name for channel in self.channels]
+        regions, pre = self.activation == "sigmoid", self.preprocessing
+        cubic = pre.resampling.image_order == 3
+        for wrong, words in [
+            (len(set(values)) != len(values), "gives two labels the same value"),
+            (len(set(names)) != len(names), "gives two channels the same name"),
+            (len(set(self.outputs)) != len(self.outputs), "gives two outputs the same label value"),
+            (not set(self.outputs) <= set(values), "has an output that is none of its labels"),
+            (regions and 0 in self.outputs, "has a region for the background"),
+            (regions and sorted(self.paint_order) != sorted(self.outputs), "does not paint every region once"),
+            (not regions and "paint_order" in self.raw, "has a paint order, which only regions have"),
+            (not regions and len(self.outputs) < 2, "has fewer than two outputs"),
+            (cubic and pre.resampling.alignment != "edges", "resamples cubically, which needs edges to be aligned"),
+            (self.dimensions == 2 and self.inference.patch_size[0] != 1, "has a 2D network but patches of many slices"),
+            (self.dimensions == 2 and 0 in self.inference.mirror_axes, "mirrors a 2D network across its slices"),
+        ]:
+            if wrong:
+                raise PackageError(f"The manifest of model '{self.name}' {words}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as it was read."""
@@ -170,15 +155,6 @@ class Manifest:
 @cache
 def _schema() -> dict[str, Any]:
     return schema.load_json(Path(__file__).with_name("manifest.schema.json"))
-
-
-def _channel(entry: dict[str, Any]) -> Channel:
-    norm = entry["normalization"]
-    clip = tuple(float(x) for x in norm["clip"]) if "clip" in norm else None
-    if norm["method"] == "clip_zscore" and not {"clip", "mean", "std"} <= set(norm):
-        raise PackageError(f"Channel '{entry['name']}' of the model lacks clip, mean or std for clip_zscore.")
-    normalization = Normalization(norm["method"], clip, float(norm.get("mean", 0.0)), float(norm.get("std", 1.0)))  # type: ignore[arg-type]
-    return Channel(entry["name"], normalization, entry.get("title", ""), entry.get("modality", "OT"))
 
 
 def _label(entry: dict[str, Any]) -> Label:

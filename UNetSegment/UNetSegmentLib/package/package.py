@@ -15,6 +15,7 @@ from .manifest import MANIFEST_PATH, Manifest
 
 NETWORKS = ("DynUNet", "UNet", "SegResNet", "VNet")
 """Networks a package may name; :mod:`predict.torch_backend` builds them from MONAI."""
+WEIGHTS = ("onnx", "safetensors", "torch")
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,21 @@ class Package:
     manifest: Manifest
 
     def has(self, role: str) -> bool:
-        """Whether the package carries a file for ``role``: ``torch``, ``safetensors``, ``onnx`` or ``reference``."""
+        """Whether the package carries a file for ``role``.
+
+        Roles are ``torch``, ``safetensors``, ``onnx`` (with ``.1``, ``.2`` ... for further folds) and ``reference``.
+        """
         return role in self.manifest.files
+
+    def role(self, kind: str, fold: int) -> str | None:
+        """The role of the ``kind`` of weights (``torch``, ``safetensors``, ``onnx``) of a fold; None: there is none."""
+        role = kind if fold == 0 else f"{kind}.{fold}"
+        return role if self.has(role) else None
+
+    @property
+    def folds(self) -> int:
+        """Number of networks whose answers are averaged."""
+        return max(sum(role.split(".")[0] == kind for role in self.manifest.files) for kind in WEIGHTS)
 
     def path(self, role: str) -> Path:
         """The file for ``role``.
@@ -118,13 +132,23 @@ def _check(folder: Path, manifest: Manifest) -> None:
             raise PackageError(
                 f"Model '{manifest.name}' is incomplete: {file.path} ({role}) is missing; install it again."
             )
-    if not {"onnx", "safetensors", "torch"} & set(manifest.files):
+    if not set(WEIGHTS) & set(manifest.files):
         raise PackageError(f"Model '{manifest.name}' carries no weights.")
+    numbers = {kind: sorted(_fold(r) for r in manifest.files if r.split(".")[0] == kind) for kind in WEIGHTS}
+    if (
+        any(found != list(range(len(found))) for found in numbers.values())
+        or len({len(found) for found in numbers.values() if found}) != 1
+    ):
+        raise PackageError(f"Model '{manifest.name}' does not carry the same folds of each kind of weights.")
     needed = str(manifest.raw.get("requires", {}).get("unetsegment", "0"))
     if _version(needed) > _version(__version__):
         raise PackageError(
             f"Model '{manifest.name}' needs UNetSegment {needed} or newer, this is {__version__}; update UNetSegment."
         )
+
+
+def _fold(role: str) -> int:
+    return int(role.partition(".")[2] or 0)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ _BOUNDS: dict[str, tuple[Any, Any, str]] = {
 }
 _KNOWN = {*_BOUNDS, "$schema", "$defs", "$ref", "title", "description", "type", "enum", "required", "properties"} | {
     "additionalProperties",
+    "propertyNames",
     "items",
     "anyOf",
 }
@@ -100,14 +101,18 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = N
 
 
 def _object_problems(value: dict[str, Any], schema: dict[str, Any], root: dict[str, Any], at: str) -> Iterator[str]:
-    known = schema.get("properties", {})
+    known, other = schema.get("properties", {}), schema.get("additionalProperties")
     for key in schema.get("required", []):
         if key not in value:
             yield f"{at or 'the file'}: '{key}' is missing"
     for key, item in value.items():
-        if key in known:
+        if any(problems(key, schema.get("propertyNames", {}), root)):
+            yield f"{at or 'the file'}: '{key}' is not a known entry"
+        elif key in known:
             yield from problems(item, known[key], root, f"{at}.{key}" if at else key)
-        elif schema.get("additionalProperties") is False:
+        elif isinstance(other, dict):
+            yield from problems(item, other, root, f"{at}.{key}" if at else key)
+        elif other is False:
             yield f"{at or 'the file'}: '{key}' is not a known entry"
 
 

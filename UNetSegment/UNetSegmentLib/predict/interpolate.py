@@ -1,7 +1,8 @@
-"""Linear interpolation along one axis: with three of them, trilinear interpolation between two aligned grids."""
+"""Interpolation between two aligned grids: linear or nearest along each axis, and nnU-Net's cubic for images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,15 +18,38 @@ class Lerp:
     size: int
 
     @classmethod
-    def between(cls, size: int, new_size: int, spacing: float, new_spacing: float) -> Lerp:
+    def at(cls, position: np.ndarray, size: int) -> Lerp:
+        """Linear interpolation of ``size`` samples at float64 positions, in samples."""
+        position = np.clip(position, 0, size - 1)
+        lower = np.minimum(position.astype(np.int64), max(size - 2, 0))
+        return cls(lower, np.minimum(lower + 1, size - 1), (position - lower).astype(np.float32), size)
+
+    @classmethod
+    def nearest_to(cls, position: np.ndarray, size: int) -> Lerp:
+        """The sample nearest to each position; of two that are equally near, the later one."""
+        index = np.clip(np.floor(position + 0.5), 0, size - 1).astype(np.int64)
+        return cls(index, index, np.zeros(len(index), np.float32), size)
+
+    @classmethod
+    def identity(cls, size: int) -> Lerp:
+        """Nothing changes."""
+        return cls.nearest_to(np.arange(size, dtype=np.float64), size)
+
+    @classmethod
+    def between(cls, size: int, new_size: int, spacing: float, new_spacing: float, order: int = 1) -> Lerp:
         """From ``size`` samples at ``spacing`` mm to ``new_size`` at ``new_spacing``; the first samples coincide."""
         if size == new_size and abs(new_spacing / spacing - 1) < 1e-9:
-            position = np.arange(size, dtype=np.float64)
-        else:
-            position = np.clip(np.arange(new_size) * (new_spacing / spacing), 0, size - 1)
-        lower = np.minimum(position.astype(np.int64), max(size - 2, 0))
-        upper = np.minimum(lower + 1, size - 1)
-        return cls(lower, upper, (position - lower).astype(np.float32), size)
+            return cls.identity(size)
+        position = np.arange(new_size) * (new_spacing / spacing)
+        return cls.at(position, size) if order else cls.nearest_to(position, size)
+
+    @classmethod
+    def edges(cls, size: int, new_size: int, order: int = 1) -> Lerp:
+        """From ``size`` samples to ``new_size`` that fill the same interval: their outer edges coincide."""
+        if size == new_size:
+            return cls.identity(size)
+        position = (size / new_size) * (np.arange(new_size) + 0.5) - 0.5
+        return cls.at(position, size) if order else cls.nearest_to(position, size)
 
     @property
     def is_identity(self) -> bool:
@@ -36,17 +60,32 @@ class Lerp:
         """Interpolate along ``axis``; the same array where nothing changes."""
         if self.is_identity:
             return array
+        below = array.take(self.lower, axis)
+        if not self.weight.any():
+            return below
         shape = [1] * array.ndim
         shape[axis] = -1
-        weight = self.weight.reshape(shape)
-        below, above = array.take(self.lower, axis), array.take(self.upper, axis)
-        return below + (above - below) * weight
+        above = array.take(self.upper, axis)
+        above -= below
+        above *= self.weight.reshape(shape)
+        above += below
+        return above
 
-    def rows(self, start: int, stop: int) -> tuple[int, int]:
+    def needed(self, start: int, stop: int) -> tuple[int, int]:
         """The input samples ``first..last`` (both included) that output samples ``start..stop - 1`` need."""
         return int(self.lower[start]), int(self.upper[stop - 1])
 
-    def part(self, start: int, stop: int, first: int, size: int) -> Lerp:
-        """This interpolation for output ``start..stop - 1`` on a piece of the input that begins at ``first``."""
-        cut = slice(start, stop)
-        return Lerp(self.lower[cut] - first, self.upper[cut] - first, self.weight[cut], size)
+
+def cubic(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Third-order spline interpolation to another size, edges aligned, kept within the image's range; float32.
+
+    The same as ``skimage.transform.resize(order=3, mode="edge", anti_aliasing=False)``, which nnU-Net uses, and which
+    asks SciPy for the same in double precision.
+    """
+    from scipy import ndimage
+
+    if image.shape == tuple(shape):
+        return image
+    factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
+    result = ndimage.zoom(image.astype(np.float64), factors, order=3, mode="nearest", grid_mode=True)
+    return np.clip(result, image.min(), image.max(), out=result).astype(np.float32)

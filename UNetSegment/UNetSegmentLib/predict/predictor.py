@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -17,15 +17,20 @@ from .. import __version__
 from ..errors import BackendError, Cancelled, PackageError
 from ..package import Package
 from ..volume import LabelMap, Volume, dice
-from . import backends
-from .export import export
+from . import backends, focus
+from .backends import Backend, Place
+from .ensemble import Ensemble
+from .export import Decision, export
+from .ladder import Ladder
+from .modes import Configuration
 from .postprocess import postprocess
-from .preprocess import preprocess
-from .stitch import stitch
+from .preprocess import NetworkImage, preprocess
+from .probabilities import Collector, Probabilities
+from .stitch import Head, Stitcher
 from .tiles import Tiling, weights
 
-AGREEMENT = 0.999
-"""Dice per label that a backend must reach on the package's reference patch."""
+CUDA_BATCH = 4
+"""Patches per run on a GPU to begin with."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,20 @@ class Progress:
 
 
 @dataclass(frozen=True, eq=False)
+class Slab:
+    """Labels that are final but for post-processing: ``labels`` are the voxels ``box`` of the input's grid (a view)."""
+
+    box: tuple[slice, slice, slice]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """A result: the label map on the input's grid, and what was run as text entries."""
+    """A result: the label map on the input's grid, what was run as text entries, and probabilities where asked for."""
 
     labels: LabelMap
     provenance: dict[str, str]
+    probabilities: Probabilities | None = None
 
 
 class Predictor:
@@ -50,9 +64,11 @@ class Predictor:
 
     Args:
         package: A loaded package.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps`` or ``intel-gpu``.
         backend: ``auto``, ``openvino`` or ``torch``.
         threads: Processor threads; all of them by default.
+        mode: ``auto``, ``parity`` or ``fast``; see :mod:`modes`.
+        mirror: Average mirrored copies; by default where the mode is ``parity`` and the model allows it.
 
     Raises:
         BackendError: What was asked for is not installed, not here, or fails the package's reference patch.
@@ -60,17 +76,32 @@ class Predictor:
     """
 
     def __init__(
-        self, package: Package, device: str = "auto", backend: str = "auto", threads: int | None = None
+        self,
+        package: Package,
+        device: str = "auto",
+        backend: str = "auto",
+        threads: int | None = None,
+        mode: str = "auto",
+        mirror: bool | None = None,
     ) -> None:
         self.package = package
-        self.backend = backends.create(package, device, backend, threads)
-        self.agreement = self._prove()
+        self.configuration = Configuration.of(package.manifest, mode, mirror)
+        self.place = backends.choose(package, device, backend, threads)
+        self.notes: list[str] = []
+        self.agreement: float | None = None
+        self._decision = Decision.of(package.manifest)
+        self._members = self._prove()
 
     def predict(
         self,
         volume: Volume,
         progress: Callable[[Progress], None] | None = None,
         cancel: Callable[[], bool] | None = None,
+        on_slab: Callable[[Slab], None] | None = None,
+        region: focus.Region | None = None,
+        skip_background: bool = False,
+        crop_to_body: bool = False,
+        probabilities: str | None = None,
     ) -> Prediction:
         """Segment one volume.
 
@@ -78,12 +109,20 @@ class Predictor:
             volume: (C, I, J, K), channels in the manifest's order; see :func:`gather` for separate volumes.
             progress: Told often, also while a patch is computed (some 20 times a second with OpenVINO).
             cancel: Asked as often; True stops the work.
+            on_slab: Given each finished part of the labels, front to back along one axis.
+            region: Voxels ((i0, i1), (j0, j1), (k0, k1)) to label; the rest stays 0. Labels inside are those of a
+                whole run: every patch they depend on is computed, and no other.
+            skip_background: Leave out patches that show nothing but air.
+            crop_to_body: Cut the image to what is not air first; patches then lie elsewhere than in a whole run.
+            probabilities: ``uint8`` or ``float16`` to get the network's probabilities as well.
 
         Raises:
             Cancelled: ``cancel`` said so.
+            InputError: The region is not inside of the image.
+            BackendError: Memory does not suffice by any means.
         """
         began = time.perf_counter()
-        manifest = self.package.manifest
+        manifest, chosen = self.package.manifest, self.configuration
 
         def tell(stage: str, fraction: float, message: str) -> None:
             if cancel is not None and cancel():
@@ -92,72 +131,168 @@ class Predictor:
                 progress(Progress(stage, fraction, message))
 
         tell("prepare", 0.0, "Preparing the image")
-        image = preprocess(volume, manifest)
+        image = preprocess(volume, manifest, "body" if crop_to_body else None)
         window = manifest.inference
-        tiling = Tiling.cover(image.grid.shape, window.patch_size, window.overlap)
+        tiling = Tiling.cover(image.grid.shape, window.patch_size, chosen.overlap, window.convention)
+        box = focus.source_box(image, region, volume.grid.shape) if region is not None else None
+        wanted = focus.wanted(image, tiling, box, skip_background)
+        count = (
+            tiling.count if wanted is None else sum(wanted(i, *p) for i in tiling.starts[0] for p in tiling.in_plane())
+        )
         done = 0
 
-        def run(patches: np.ndarray) -> np.ndarray:
-            nonlocal done
-            message = f"Patch {done + 1} of {tiling.count}"
-            answer = self.backend.run(patches, lambda: tell("segment", 0.02 + 0.93 * done / tiling.count, message))
-            done += 1
-            return answer
+        def tick() -> None:
+            message = f"Patch {min(done + 1, count)} of {count}"
+            tell("segment", 0.02 + 0.93 * min(done / max(count, 1), 1.0), message)
 
-        slabs = stitch(image.array, tiling, weights(tiling.patch, window), run)
-        array = export(slabs, image.grid, image.source, [label.value for label in manifest.labels])
+        ladder = self._ladder(tick)
+
+        def run(patches: np.ndarray, relieve: Callable[[], bool]) -> Any:
+            nonlocal done
+            answers = ladder(patches, relieve)
+            done += len(patches)
+            return answers
+
+        stitch = Stitcher(
+            tiling, weights(tiling.patch, window), run, self._decision.background, ladder.batch, self._head, wanted
+        )
+        slabs = stitch(image.array)
+        collector = None
+        if probabilities is not None:
+            regions = self._decision.regions
+            background = manifest.outputs.index(0) if 0 in manifest.outputs else None
+            collector = Collector(probabilities, regions, background)
+            slabs = collector.watch(slabs)
+
+        def on_rows(start: int, stop: int, rows: np.ndarray) -> None:
+            if on_slab is not None:
+                on_slab(_slab(image, start, stop, rows, box, volume.grid.shape))
+
+        array = export(slabs, image.lerps, self._decision, on_rows, self.place.threads)
         tell("finish", 0.96, "Finishing the labels")
-        array = postprocess(array, manifest.postprocessing)
-        array = np.ascontiguousarray(image.turn.inverse().apply(array))
+        if box is not None:
+            array = _inside(array, box)
+        array = image.restored(postprocess(array, manifest.postprocessing), volume.grid.shape)
         tell("finish", 1.0, "Done")
         seconds = time.perf_counter() - began
-        provenance = self._provenance(tiling, seconds)
-        return Prediction(LabelMap(array, volume.grid, manifest.labels, provenance), provenance)
+        asked = {"region": region, "skip_background": skip_background, "crop_to_body": crop_to_body}
+        asked = {key: value for key, value in asked.items() if value}
+        notes = (
+            self.notes + ladder.notes + ([f"{tiling.count - count} of {tiling.count} patches skipped"] if asked else [])
+        )
+        provenance = self._provenance({"patches": count, **asked}, notes, seconds)
+        kept = collector.result(image.grid, manifest.outputs) if collector is not None else None
+        return Prediction(LabelMap(array, volume.grid, manifest.labels, provenance), provenance, kept)
 
-    def _prove(self) -> float | None:
-        """Lowest Dice per label against the package's reference patch; None where it carries none."""
+    @property
+    def _head(self) -> Head | None:
+        return self._members[0].head
+
+    def _ladder(self, tick: Callable[[], None]) -> Ladder:
+        package, axes, features = self.package, self.configuration.mirror_axes, self._head is not None
+        patch = package.manifest.inference.patch_size
+        first = self._members[0]
+
+        def open_(device: str | None, size: tuple[int, ...]) -> Ensemble:
+            if device is None and size == patch:
+                return Ensemble(self._members, axes)
+            place = self.place if device is None else Place(self.place.backend, device, self.place.threads)
+            precision = first.precision if device is None else "fp32"
+            opened = [place.open(package, precision, fold, size, features) for fold in range(package.folds)]
+            return Ensemble(opened, axes)
+
+        batch = CUDA_BATCH if first.device == "cuda" else 1
+        return Ladder(open_, patch, package.manifest.inference, tick, batch, first.device != "cpu")
+
+    def _prove(self) -> list[Backend]:
+        """Open the fastest configuration that gives the expected labels on the package's reference patch."""
+        package, place = self.package, self.place
+        reference = self._reference()
+        features = package.folds == 1
+        tried = self.configuration.precisions(place.precisions, reference is not None)
+        for precision in tried:
+            members = [place.open(package, precision, fold, None, features) for fold in range(package.folds)]
+            self.agreement = None if reference is None else self._agreement(members, *reference)
+            if self.agreement is None or self.agreement >= self.configuration.agreement:
+                return members
+            name = f"{members[0].name} {precision} on {members[0].device}"
+            if precision != tried[-1]:
+                self.notes.append(f"{name} was not used: Dice {self.agreement:.4f} on the reference patch.")
+        raise BackendError(
+            f"{name} does not give the answer that model '{package.manifest.name}' expects on its reference patch "
+            f"(Dice {self.agreement:.4f}); choose another device or install the model again."
+        )
+
+    def _reference(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The package's reference patch (C, *patch) and its labels (*patch); None where it carries none."""
         package = self.package
         if not package.has("reference"):
             return None
         names = package.manifest.raw.get("reference", {"input": "input", "labels": "labels"})
         try:
             with np.load(io.BytesIO(package.verified_bytes("reference")), allow_pickle=False) as arrays:
-                patch, expected = arrays[names["input"]].astype(np.float32), arrays[names["labels"]]
+                return arrays[names["input"]].astype(np.float32), arrays[names["labels"]]
         except (ValueError, KeyError, OSError) as error:
             raise PackageError(
                 f"Model '{package.manifest.name}': its reference patch cannot be read ({error})."
             ) from None
-        values = np.asarray([label.value for label in package.manifest.labels])
-        answer = values[self.backend.run(patch[None], lambda: None)[0].argmax(axis=0)]
-        scores = [dice(answer == value, expected == value) for value in values]
-        if min(scores) < AGREEMENT:
-            raise BackendError(
-                f"{self.backend.name} on {self.backend.device} does not give the answer that model "
-                f"'{package.manifest.name}' expects on its reference patch (Dice {min(scores):.4f}); "
-                "choose another device or install the model again."
-            )
-        return min(scores)
 
-    def _provenance(self, tiling: Tiling, seconds: float) -> dict[str, str]:
-        manifest, backend = self.package.manifest, self.backend
+    def _agreement(self, members: list[Backend], patch: np.ndarray, expected: np.ndarray) -> float:
+        """Lowest Dice per label against the expected labels."""
+        answer = Ensemble(members).run(patch[None], lambda: None)[0]
+        answer = answer if isinstance(answer, np.ndarray) else answer.cpu().numpy()
+        if (head := members[0].head) is not None:
+            answer = (head.weight @ answer.reshape(len(answer), -1) + head.bias[:, None]).reshape(-1, *answer.shape[1:])
+        plain = replace(self._decision, threshold=0.0)  # of logits
+        labels = plain.table[plain.winners(answer)]
+        return min(dice(labels == value, expected == value) for value in plain.table)
+
+    def _provenance(self, counts: dict[str, Any], notes: list[str], seconds: float) -> dict[str, str]:
+        manifest, first, chosen = self.package.manifest, self._members[0], self.configuration
         versions: dict[str, Any] = {"unetsegment": __version__, "python": platform.python_version()}
-        versions |= {"numpy": np.__version__, **getattr(backend, "versions", {})}
+        versions |= {"numpy": np.__version__, **first.versions}
         options = {
-            "patch_size": list(tiling.patch),
-            "overlap": manifest.inference.overlap,
+            "patch_size": list(manifest.inference.patch_size),
+            "overlap": chosen.overlap,
             "blending": manifest.inference.blending,
-            "patches": tiling.count,
+            "mirror_axes": list(chosen.mirror_axes),
+            "folds": self.package.folds,
+            **counts,
         }
         return {
             "model": manifest.name,
             "model_version": manifest.version,
             "model_hash": self.package.content_hash,
-            "backend": backend.name,
-            "device": backend.device,
-            "precision": backend.precision,
+            "mode": chosen.mode,
+            "backend": first.name,
+            "device": first.device,
+            "precision": first.precision,
             "reference_dice": "" if self.agreement is None else f"{self.agreement:.4f}",
             "options": json.dumps(options),
+            "notes": " ".join(notes),
             "software": json.dumps(versions),
             "seconds": f"{seconds:.2f}",
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
+
+
+def _inside(array: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
+    """The labels inside of the box, 0 elsewhere."""
+    kept = np.zeros_like(array)
+    kept[box] = array[box]
+    return kept
+
+
+def _slab(image: NetworkImage, start: int, stop: int, rows: np.ndarray, box: Any, shape: tuple[int, int, int]) -> Slab:
+    """Rows ``start..stop`` on ``image.source``, in the input's axes."""
+    cuts = [slice(start, stop), *(slice(0, n) for n in image.source.shape[1:])]
+    part = rows[start:stop]
+    if box is not None:
+        low, high = max(start, box[0].start), max(min(stop, box[0].stop), max(start, box[0].start))
+        cuts = [slice(low, high), *box[1:]]
+        part = rows[tuple(cuts)]
+    place: list[slice] = [slice(0, 0)] * 3
+    for axis, (turned, flip) in enumerate(zip(image.turn.axes, image.turn.flips, strict=True)):
+        low, high = (n + image.box[axis].start for n in (cuts[axis].start, cuts[axis].stop))
+        place[turned] = slice(shape[turned] - high, shape[turned] - low) if flip else slice(low, high)
+    return Slab(tuple(place), image.turn.inverse().apply(part))  # type: ignore[arg-type]

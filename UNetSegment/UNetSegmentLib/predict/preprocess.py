@@ -1,4 +1,4 @@
-"""From an image to what the network sees: orientation, normalisation, spacing, in this order."""
+"""From an image to what the network sees: axes, crop, normalisation, spacing; and the way back for its answer."""
 
 from __future__ import annotations
 
@@ -6,59 +6,207 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..package import Manifest, Normalization
+from ..package import Manifest, Normalization, Preprocessing
 from ..volume import Grid, Reorientation, Volume
-from .interpolate import Lerp
+from .interpolate import Lerp, cubic
+
+Box = tuple[slice, slice, slice]
+ANISOTROPY = 3.0
+"""nnU-Net's threshold: an image with one spacing more than 3 times another gets its own rule along that axis."""
 
 
 @dataclass(frozen=True)
 class NetworkImage:
-    """An image on the model's grid, and what the way back needs.
+    """An image on the network's grid, and what the way back needs.
 
     Args:
         array: (C, I, J, K) float32, normalised, on ``grid``.
-        grid: Model's orientation and spacing.
-        source: The input's grid in the model's orientation, at the input's spacing.
-        turn: What brought the input to the model's orientation.
+        grid: The network's axes and spacing.
+        source: The cropped input's grid with its axes in the network's order.
+        lerps: Per axis, the interpolation from ``grid`` back to ``source``.
+        turn: What brought the input to the network's axes.
+        box: Where ``source`` lies in the turned input.
     """
 
     array: np.ndarray
     grid: Grid
     source: Grid
+    lerps: tuple[Lerp, Lerp, Lerp]
     turn: Reorientation
+    box: Box
+
+    def restored(self, labels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+        """Labels on ``source`` as a contiguous array of the input's ``shape``; zero outside of the box."""
+        turned_shape = tuple(shape[axis] for axis in self.turn.axes)
+        if labels.shape != turned_shape:
+            whole = np.zeros(turned_shape, labels.dtype)
+            whole[self.box] = labels
+            labels = whole
+        return np.ascontiguousarray(self.turn.inverse().apply(labels))
 
 
-def preprocess(volume: Volume, manifest: Manifest) -> NetworkImage:
-    """Reorient to the nearest axes of the model, normalise each channel, interpolate linearly to its spacing.
+def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None) -> NetworkImage:
+    """Turn to the model's axes, crop, normalise each channel, and resample, in the order that the manifest names.
 
-    Statistics are taken on the reoriented, contiguous copy: an image gives the same numbers to the last bit however
-    its axes were stored.
+    Statistics are taken on the turned, contiguous copy: an image gives the same numbers to the last bit however its
+    axes were stored.
+
+    Args:
+        volume: (C, I, J, K), channels in the manifest's order.
+        manifest: Of the model.
+        crop: ``nonzero``, ``positive`` or ``body`` instead of the manifest's crop.
     """
-    turned, turn = volume.reoriented(manifest.orientation)
-    source = turned.grid
-    grid = source.with_spacing(manifest.spacing)
-    lerps = tuple(Lerp.between(source.shape[a], grid.shape[a], source.spacing[a], grid.spacing[a]) for a in range(3))
+    how = manifest.preprocessing
+    turn = _turn(volume.grid, how)
+    turned = turn.apply(volume.array)
+    whole = volume.grid.reoriented(turn)
+    box = _crop_box(turned, crop or how.crop)
+    source = whole if tuple(cut.stop - cut.start for cut in box) == whole.shape else whole.cropped(box)
+    turned = turned[(slice(None), *box)]
+    grid, forth, back, alone = _grids(source, how)
     array = np.empty((len(manifest.channels), *grid.shape), np.float32)
+    inside: np.ndarray | None = None
+    if any(channel.normalization.mask == "filled" for channel in manifest.channels):
+        inside = _filled(turned)
     for index, channel in enumerate(manifest.channels):
-        image = normalized(np.ascontiguousarray(turned.array[index], np.float32), channel.normalization)
-        for axis, lerp in enumerate(lerps):
-            image = lerp.apply(image, axis)
-        array[index] = image
-    return NetworkImage(array, grid, source, turn)
+        image = np.ascontiguousarray(turned[index], np.float32)
+        if how.normalize_first:
+            image = normalized(image, channel.normalization, inside)
+        image = _resampled(image, grid.shape, forth, alone, how.resampling.image_order)
+        array[index] = image if how.normalize_first else normalized(image, channel.normalization)
+    return NetworkImage(array, grid, source, back, turn, box)
 
 
-def normalized(image: np.ndarray, how: Normalization) -> np.ndarray:
-    """A channel (I, J, K) as float32 with its intensities normalised; see :class:`Normalization` for the methods."""
+def normalized(image: np.ndarray, how: Normalization, inside: np.ndarray | None = None) -> np.ndarray:
+    """A channel (I, J, K) as float32 with its intensities normalised; see :class:`Normalization` for the methods.
+
+    ``inside`` is the mask of ``filled``, of the image's shape; without it, the mask is taken from this channel.
+    """
     if how.method == "none":
         return image
-    low, high = how.clip or (-np.inf, np.inf)
+    if how.mask != "all":
+        inside = image != 0 if inside is None or how.mask == "nonzero" else inside
+        if not inside.any():
+            return image
+        result = image.copy()
+        result[inside] = _normalized(image[inside], how)
+        return result
+    return _normalized(image, how)
+
+
+def _normalized(image: np.ndarray, how: Normalization) -> np.ndarray:
     if how.clip is not None:
-        image = np.clip(image, low, high)
+        image = np.clip(image, *map(np.float32, how.clip))
     if how.method == "minmax":
         first, last = how.clip or (float(image.min()), float(image.max()))
         return (image - np.float32(first)) / np.float32(max(last - first, 1e-8))
+    if how.method in ("range", "percentiles"):
+        low, high = how.window or (0.0, 1.0)
+        if how.method == "percentiles":
+            low, high = (float(x) for x in np.percentile(image, (low, high)))
+        scale = (how.output[1] - how.output[0]) / max(high - low, 1e-8)
+        image = (image - np.float32(low)) * np.float32(scale) + np.float32(how.output[0])
+        return np.clip(image, *map(np.float32, how.output)) if how.clamp else image
     if how.method == "clip_zscore":
         mean, std = how.mean, how.std
     else:
         mean, std = float(image.mean(dtype=np.float64)), float(image.std(dtype=np.float64))
     return (image - np.float32(mean)) / np.float32(std if std > 0 else 1.0)
+
+
+def separate_axis(spacing: tuple[float, ...], new_spacing: tuple[float, ...], rule: str) -> int | None:
+    """The axis that is resampled by itself, nearest neighbour, or None (nnU-Net's ``determine_do_sep_z_and_axis``)."""
+    if rule == "never":
+        return None
+    for candidate in (spacing, new_spacing):
+        if rule == "always" or max(candidate) / min(candidate) > ANISOTROPY:
+            worst = [axis for axis, s in enumerate(candidate) if max(candidate) / s == 1]
+            return worst[0] if len(worst) == 1 else None
+    return None
+
+
+def _turn(grid: Grid, how: Preprocessing) -> Reorientation:
+    if how.orientation == "stored":
+        return Reorientation(how.axes, (False, False, False))
+    base = grid.reorientation_to(how.orientation)
+    axes, flips = (tuple(entry[a] for a in how.axes) for entry in (base.axes, base.flips))
+    return Reorientation(axes, flips)  # type: ignore[arg-type]
+
+
+def _grids(source: Grid, how: Preprocessing) -> tuple[Grid, tuple[Lerp, ...], tuple[Lerp, Lerp, Lerp], int | None]:
+    """The network's grid, the interpolations there (of images) and back (of answers), and the images' separate axis."""
+    old, shape, order = source.spacing, source.shape, how.resampling.image_order
+    wanted = tuple(s if new is None else new for s, new in zip(old, how.spacing, strict=True))
+    rule = how.resampling.separate_axis
+    alone, alone_back = separate_axis(old, wanted, rule), separate_axis(wanted, old, rule)
+    if how.resampling.alignment == "first_voxel":
+        grid = source.with_spacing(wanted)
+        new, size = grid.spacing, grid.shape
+        forth = [Lerp.between(shape[a], size[a], old[a], new[a], 0 if a == alone else order) for a in range(3)]
+        back = [Lerp.between(size[a], shape[a], new[a], old[a], 0 if a == alone_back else 1) for a in range(3)]
+    else:
+        size = tuple(max(round(old[a] / wanted[a] * shape[a]), 1) for a in range(3))
+        grid = source if size == shape else source.with_shape(size)
+        forth = [Lerp.edges(shape[a], size[a], 0 if a == alone else order) for a in range(3)]
+        back = [Lerp.edges(size[a], shape[a], 0 if a == alone_back else 1) for a in range(3)]
+    return grid, tuple(forth), tuple(back), alone  # type: ignore[return-value]
+
+
+def _resampled(
+    image: np.ndarray, shape: tuple[int, ...], lerps: tuple[Lerp, ...], alone: int | None, order: int
+) -> np.ndarray:
+    if image.shape == shape or order != 3:
+        for axis, lerp in enumerate(lerps):
+            image = lerp.apply(image, axis)
+        return image
+    if alone is None:
+        return cubic(image, shape)
+    plane = [n for axis, n in enumerate(shape) if axis != alone]
+    image = np.stack([cubic(part, plane) for part in np.moveaxis(image, alone, 0)], alone)
+    return lerps[alone].apply(image, alone)
+
+
+def body(array: np.ndarray) -> np.ndarray:
+    """Mask (I, J, K) of what is not air in an image (C, I, J, K): above Otsu's threshold in some channel.
+
+    N. Otsu, IEEE Trans. Syst. Man Cybern. 1979. The threshold is lowered halfway to the image's minimum, so that fat
+    and lung walls stay inside.
+    """
+    mask = np.zeros(array.shape[1:], bool)
+    for channel in array:
+        thin = np.asarray(channel[::2, ::2, ::2], np.float32).ravel()
+        counts, edges = np.histogram(thin, 256)
+        centres = (edges[1:] + edges[:-1]) / 2
+        below = np.cumsum(counts)
+        above = below[-1] - below
+        sums = np.cumsum(counts * centres)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+        threshold = centres[int(np.nanargmax(between[:-1]))] if len(counts) > 1 else edges[0]
+        mask |= channel > (threshold + edges[0]) / 2
+    return mask
+
+
+def _filled(array: np.ndarray) -> np.ndarray:
+    """nnU-Net's nonzero mask: voxels that are not 0 in some channel, with face-connected holes filled."""
+    from scipy import ndimage
+
+    return ndimage.binary_fill_holes((array != 0).any(axis=0))
+
+
+def _crop_box(array: np.ndarray, how: str) -> Box:
+    """The box of the voxels that count in any channel of (C, I, J, K); everything where none does."""
+    shape = array.shape[1:]
+    if how == "none":
+        return tuple(slice(0, n) for n in shape)  # type: ignore[return-value]
+    if how == "body":
+        mask = body(array)
+    else:
+        mask = np.zeros(shape, bool)
+        for channel in array:
+            mask |= channel != 0 if how == "nonzero" else channel > 0
+    box = []
+    for axis in range(3):
+        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, shape[axis]))
+    return tuple(box)  # type: ignore[return-value]

@@ -1,18 +1,21 @@
-"""Where the network looks: patch positions and the weight of each voxel in a patch.
+"""Where the network looks: patch positions and the weight of each voxel in a patch, as the model's framework has them.
 
-Placement and weights are those of MONAI's ``sliding_window_inference`` (Project MONAI, ``monai.inferers.utils``), so
-that a package gives the same answer under stock MONAI.
+``monai``: ``sliding_window_inference`` (Project MONAI, ``monai.inferers.utils``): a fixed step, the last patch flush with
+the border. ``nnunet``: ``nnUNetPredictor`` (Isensee et al., Nature Methods 2021): patches spread evenly.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..package import Inference
+
+Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,19 @@ class Tiling:
         starts: Per axis, the ascending first indices of patches in the padded image; patches are their product.
     """
 
-    shape: tuple[int, int, int]
-    patch: tuple[int, int, int]
-    before: tuple[int, int, int]
-    padded: tuple[int, int, int]
+    shape: Triple
+    patch: Triple
+    before: Triple
+    padded: Triple
     starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
     @classmethod
-    def cover(cls, shape: Sequence[int], patch: Sequence[int], overlap: float) -> Tiling:
-        """Cover ``shape`` by patches that overlap by the fraction ``overlap``; the last one ends at the border."""
+    def cover(cls, shape: Sequence[int], patch: Sequence[int], overlap: float, convention: str = "monai") -> Tiling:
+        """Cover ``shape`` by patches that overlap by the fraction ``overlap`` or a little more."""
+        place = _even_starts if convention == "nnunet" else _starts
         padded = tuple(max(n, p) for n, p in zip(shape, patch, strict=True))
         before = tuple((m - n) // 2 for n, m in zip(shape, padded, strict=True))
-        starts = tuple(_starts(m, p, overlap) for m, p in zip(padded, patch, strict=True))
+        starts = tuple(place(m, p, overlap) for m, p in zip(padded, patch, strict=True))
         return cls(tuple(shape), tuple(patch), before, padded, starts)  # type: ignore[arg-type]
 
     @property
@@ -64,12 +68,31 @@ def _starts(size: int, patch: int, overlap: float) -> tuple[int, ...]:
     return tuple(min(n * step, size - patch) for n in range(count))
 
 
+def _even_starts(size: int, patch: int, overlap: float) -> tuple[int, ...]:
+    count = math.ceil((size - patch) / (patch * (1 - overlap))) + 1
+    step = (size - patch) / (count - 1) if count > 1 else 0.0
+    return tuple(int(np.round(step * n)) for n in range(count))
+
+
 def weights(patch: Sequence[int], inference: Inference) -> np.ndarray:
-    """Weight of each voxel of a patch, float32: constant, or a Gaussian with a floor of 0.001."""
+    """Weight of each voxel of a patch, float32: constant, or a Gaussian that is nowhere zero.
+
+    MONAI centres it and lets it fall to 0.001 at least; nnU-Net filters a single 1 in voxel ``patch // 2``, cut off at
+    four sigma, scales it to 10 and rounds it to half precision.
+    """
     if inference.blending == "constant":
         return np.ones(tuple(patch), np.float32)
+    nnunet = inference.convention == "nnunet"
     window = np.ones((), np.float64)
     for size in patch:
-        x = np.arange(size, dtype=np.float64) - (size - 1) / 2
-        window = window[..., None] * np.exp(-(x**2) / (2 * (inference.sigma_scale * size) ** 2))
+        sigma = inference.sigma_scale * size
+        x = np.arange(size, dtype=np.float64) - (size // 2 if nnunet else (size - 1) / 2)
+        bell = np.exp(-(x**2) / (2 * sigma**2))
+        if nnunet:
+            bell[np.abs(x) > int(4 * sigma + 0.5)] = 0
+        window = window[..., None] * bell
+    if nnunet:
+        window = (window * (10 / window.max())).astype(np.float16)
+        window[window == 0] = window[window > 0].min()
+        return window.astype(np.float32)
     return np.maximum(window, max(float(window.min()), 1e-3)).astype(np.float32)

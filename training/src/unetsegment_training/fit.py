@@ -20,7 +20,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 from UNetSegmentLib.package import Manifest
-from UNetSegmentLib.predict.stitch import stitch
+from UNetSegmentLib.predict.export import Decision
+from UNetSegmentLib.predict.stitch import Stitcher
 from UNetSegmentLib.predict.tiles import Tiling, weights
 from UNetSegmentLib.volume import dice
 
@@ -57,12 +58,13 @@ class Segmenter(pl.LightningModule):
     def validation_step(self, batch: int, index: int) -> None:
         case: Prepared = self.trainer.datamodule.val[index]  # type: ignore[attr-defined]
         window = self.manifest.inference
-        tiling = Tiling.cover(case.classes.shape, window.patch_size, window.overlap)
+        tiling = Tiling.cover(case.classes.shape, window.patch_size, window.overlap, window.convention)
 
-        def run(patches: np.ndarray) -> np.ndarray:
+        def run(patches: np.ndarray, _: Any) -> np.ndarray:
             return self.network(torch.from_numpy(patches).to(self.device)).float().cpu().numpy()
 
-        slabs = stitch(case.image, tiling, weights(tiling.patch, window), run)
+        background = Decision.of(self.manifest).background
+        slabs = Stitcher(tiling, weights(tiling.patch, window), run, background)(case.image)
         answer = np.concatenate([slab.argmax(axis=0) for _, slab in slabs])
         self.scores.append([dice(answer == c, case.classes == c) for c in range(1, len(self.manifest.labels))])
 

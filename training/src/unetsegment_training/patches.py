@@ -36,7 +36,7 @@ def prepare(case: Case, manifest: Manifest) -> Prepared:
     if ready.grid is not ready.source:
         raise DatasetError(
             f"Case '{case.name}' has spacing {tuple(round(s, 3) for s in ready.source.spacing)} mm, the network "
-            f"{manifest.spacing} mm; resample the training cases to one spacing first."
+            f"{manifest.preprocessing.spacing} mm; resample the training cases to one spacing first."
         )
     table = np.zeros(max(max(x.value for x in manifest.labels), int(label.array.max())) + 1, np.uint8)
     for index, entry in enumerate(manifest.labels):

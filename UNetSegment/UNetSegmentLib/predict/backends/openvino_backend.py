@@ -1,62 +1,159 @@
-"""OpenVINO on the processor, fed by the package's ONNX copy: neither torch nor MONAI is needed."""
+"""OpenVINO on the processor or an Intel GPU: from the package's ONNX copy, neither torch nor MONAI is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ...errors import PackageError
-from ...package import Package
+from ...errors import BackendError, PackageError
+from ...package import Package, cache_folder
+from ..stitch import Head
 
 _TICK_MS = 40
+_PLUGINS = {"cpu": "CPU", "intel-gpu": "GPU"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 class OpenVinoBackend:
-    """The package's network compiled for this processor, in float32.
+    """The package's network compiled for this machine; compiled forms are kept in the cache folder.
 
     Raises:
-        PackageError: The ONNX file is damaged or does not fit the manifest.
+        PackageError: The network's file is damaged or does not fit the manifest.
     """
 
     name = "openvino"
-    device = "cpu"
-    precision = "fp32"
 
-    def __init__(self, package: Package, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        package: Package,
+        device: str,
+        precision: str,
+        fold: int,
+        patch: Sequence[int],
+        features: bool = False,
+        threads: int | None = None,
+    ) -> None:
         import openvino as ov
 
-        core = ov.Core()
-        manifest = package.manifest
-        try:
-            model = core.read_model(package.verified_bytes("onnx"))
-            model.reshape([1, len(manifest.channels), *manifest.inference.patch_size])
-        except RuntimeError as error:
+        core, manifest = ov.Core(), package.manifest
+        self._flat = manifest.dimensions == 2
+        shape = list(patch[1:] if self._flat else patch)
+        model = _read(core, package, fold, shape)
+        if len(model.inputs) != 1 or model.outputs[0].partial_shape[1].to_string() != str(len(manifest.outputs)):
             raise PackageError(
-                f"Model '{manifest.name}': its ONNX file cannot be read ({str(error).strip().splitlines()[-1]})."
-            ) from None
-        if len(model.inputs) != 1 or model.outputs[0].partial_shape[1].to_string() != str(len(manifest.labels)):
-            raise PackageError(
-                f"Model '{manifest.name}': its ONNX network does not answer {len(manifest.labels)} labels."
+                f"Model '{manifest.name}': its network does not answer {len(manifest.outputs)} outputs for one input."
             )
-        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        self.head = None
+        if features:
+            model, self.head = _without_head(model)
+        options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        self._request = core.compile_model(model, "CPU", options).create_infer_request()
+        if (folder := _compiled_folder()) is not None:
+            options["CACHE_DIR"] = str(folder)
+        self._request = core.compile_model(model, _PLUGINS[device], options).create_infer_request()
+        self.device, self.precision = device, precision
         self.versions = {"openvino": ov.__version__}
 
     def run(self, patches: np.ndarray, tick: Callable[[], None]) -> np.ndarray:
         """See :class:`Backend`; the processor works in the background while ``tick`` is served."""
-        answers = []
-        for patch in patches:
-            self._request.start_async({0: np.ascontiguousarray(patch[None])}, share_inputs=True)
-            try:
-                while not self._request.wait_for(_TICK_MS):
-                    tick()
-            except BaseException:
-                self._request.cancel()
-                self._request.wait()
-                raise
-            tick()
-            answers.append(self._request.get_output_tensor(0).data.copy())
-        return np.concatenate(answers)
+        answers = [self._run(patch, tick) for patch in patches] if len(patches) == 1 else []
+        return answers[0] if answers else np.concatenate([self._run(patch, tick).copy() for patch in patches])
+
+    def _run(self, patch: np.ndarray, tick: Callable[[], None]) -> np.ndarray:
+        patch = patch[:, 0] if self._flat else patch
+        self._request.start_async({0: np.ascontiguousarray(patch[None])}, share_inputs=True)
+        try:
+            while not self._request.wait_for(_TICK_MS):
+                tick()
+        except BaseException:
+            self._request.cancel()
+            self._request.wait()
+            raise
+        tick()
+        answer = self._request.get_output_tensor(0).data
+        return answer[:, :, None] if self._flat else answer
+
+
+def require(device: str) -> str:
+    """The device, which is there.
+
+    Raises:
+        BackendError: OpenVINO does not see it.
+    """
+    import openvino as ov
+
+    found = ov.Core().available_devices
+    if not any(name.split(".")[0] == _PLUGINS[device] for name in found):
+        raise BackendError("No Intel GPU that OpenVINO can use was found; choose the CPU.")
+    return device
+
+
+def native_precisions(device: str) -> tuple[str, ...]:
+    """Reduced precisions that the device computes natively, so that they are faster than float32."""
+    import openvino as ov
+
+    able = ov.Core().get_property(_PLUGINS[device], "OPTIMIZATION_CAPABILITIES")
+    if device == "intel-gpu":
+        return ("fp16",) if "FP16" in able else ()
+    return ("bf16",) if "BF16" in able else ()
+
+
+def _read(core: Any, package: Package, fold: int, shape: list[int]) -> Any:
+    """The network as an OpenVINO model for one patch: from ONNX, or converted by torch once and kept."""
+    name, role = package.manifest.name, package.role("onnx", fold)
+    size = [1, len(package.manifest.channels), *shape]
+    if role is None:
+        kept = cache_folder() / "converted" / f"{package.content_hash}-{fold}.xml"
+        if not kept.is_file():
+            from .torch_backend import convert
+
+            convert(package, fold, kept)
+        model = core.read_model(kept)
+        model.reshape(size)
+        return model
+    try:
+        model = core.read_model(package.verified_bytes(role))
+        model.reshape(size)
+    except RuntimeError as error:
+        raise PackageError(
+            f"Model '{name}': its ONNX file cannot be read ({str(error).strip().splitlines()[-1]})."
+        ) from None
+    return model
+
+
+def _without_head(model: Any) -> tuple[Any, Head | None]:
+    """The model up to its last 1x1x1 convolution, and that as a :class:`Head`; unchanged where it has no such end."""
+    import openvino as ov
+    from openvino import opset8 as ops
+
+    node, bias = model.outputs[0].get_node().input_value(0).get_node(), None
+    if node.get_type_name() == "Add":
+        sides = [node.input_value(n).get_node() for n in (0, 1)]
+        constants = [side for side in sides if side.get_type_name() == "Constant"]
+        if len(constants) != 1:
+            return model, None
+        bias = constants[0].data.reshape(-1)
+        node = next(side for side in sides if side is not constants[0])
+    if node.get_type_name() != "Convolution" or node.input_value(1).get_node().get_type_name() != "Constant":
+        return model, None
+    kernel = np.array(node.input_value(1).get_node().data, np.float32)
+    outputs, width = kernel.shape[:2]
+    if any(n != 1 for n in kernel.shape[2:]) or outputs <= width or (bias is not None and bias.size != outputs):
+        return model, None
+    bias = np.zeros(outputs, np.float32) if bias is None else np.array(bias, np.float32)
+    body = ov.Model([ops.result(node.input_value(0))], model.get_parameters(), "features")
+    return body, Head(kernel.reshape(outputs, width), bias)
+
+
+def _compiled_folder() -> Path | None:
+    folder = cache_folder() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None

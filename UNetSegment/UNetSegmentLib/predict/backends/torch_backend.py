@@ -1,79 +1,108 @@
-"""PyTorch on an NVIDIA GPU, the processor, or a proven Apple GPU; networks come from MONAI by an allow-list."""
+"""PyTorch on an NVIDIA GPU, the processor, or a proven Apple GPU; networks are built by an allow-list."""
 
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import BackendError, PackageError
 from ...package import NETWORKS, Manifest, Package
+from ..stitch import Head
 
 
 class TorchBackend:
-    """The package's network in torch: fp16 autocast on CUDA, float32 elsewhere.
+    """The package's network in torch: fp16 autocast with channels last on CUDA, float32 elsewhere.
+
+    Answers stay on the GPU, where they are summed.
 
     Raises:
-        BackendError: The device is not there or failed its proof.
         PackageError: The weights are damaged, hold code, or do not fit the network.
     """
 
     name = "torch"
 
-    def __init__(self, package: Package, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        package: Package,
+        device: str,
+        precision: str,
+        fold: int = 0,
+        features: bool = False,
+        threads: int | None = None,
+    ) -> None:
         import torch
 
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        _require(device)
         if threads:
             torch.set_num_threads(threads)
-        self.device, self.precision = device, "fp16" if device == "cuda" else "fp32"
-        network = build_network(package.manifest)
-        state = read_weights(package)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise PackageError(
-                f"Model '{package.manifest.name}': its weights do not fit its network "
-                f"({str(error).strip().splitlines()[-1].strip()})."
-            ) from None
-        self._network = network.float().eval().to(device)
+        self.device, self.precision = device, precision
+        self._flat = package.manifest.dimensions == 2
+        network = load_network(package, fold)
+        self.head = _take_head(network, package.manifest) if features else None
+        last = torch.channels_last if self._flat else torch.channels_last_3d
+        self._format = last if device == "cuda" else torch.contiguous_format
+        self._network = network.to(device, memory_format=self._format)
+        if device == "cuda":
+            torch.backends.cudnn.benchmark = True  # patches have one size: the fastest algorithm is looked for once
         self.versions = {"torch": torch.__version__}
 
-    def run(self, patches: np.ndarray, tick: Callable[[], None]) -> np.ndarray:
+    def run(self, patches: np.ndarray, tick: Callable[[], None]) -> Any:
         """See :class:`Backend`; ``tick`` is served between patches."""
         import torch
 
         tick()
+        if self._flat:
+            patches = patches[:, :, 0]
         with torch.inference_mode(), torch.autocast(self.device, torch.float16, enabled=self.precision == "fp16"):
-            logits = self._network(torch.from_numpy(np.ascontiguousarray(patches)).to(self.device))
-        if isinstance(logits, list | tuple):
-            logits = logits[0]
-        return logits.float().cpu().numpy()
+            images = torch.from_numpy(np.ascontiguousarray(patches)).to(self.device, memory_format=self._format)
+            answer = self._network(images)
+        if isinstance(answer, list | tuple):
+            answer = answer[0]
+        if self._flat:
+            answer = answer[:, :, None]
+        return answer.float().clone() if self.device == "cuda" else answer.float().cpu().numpy()
+
+
+def load_network(package: Package, fold: int = 0) -> Any:
+    """A package's network with its weights, float32, in evaluation mode, on the processor.
+
+    Raises:
+        PackageError: The weights are damaged, hold code, or do not fit the network.
+    """
+    network = build_network(package.manifest)
+    try:
+        network.load_state_dict(read_weights(package, fold))
+    except RuntimeError as error:
+        raise PackageError(
+            f"Model '{package.manifest.name}': its weights do not fit its network "
+            f"({str(error).strip().splitlines()[-1].strip()})."
+        ) from None
+    return network.float().eval()
 
 
 def build_network(manifest: Manifest) -> Any:
-    """The manifest's network with fresh weights, from MONAI.
+    """The manifest's network with fresh weights.
 
     Raises:
         PackageError: The network is unknown or its arguments do not fit it.
     """
-    from monai.networks import nets
-
     if manifest.network not in NETWORKS:
         raise PackageError(f"Model '{manifest.name}' uses the unknown network '{manifest.network}'.")
+    from monai.networks import nets
+
     try:
         return getattr(nets, manifest.network)(**manifest.network_arguments)
     except (TypeError, ValueError, AssertionError, NotImplementedError, KeyError, IndexError) as error:
         raise PackageError(f"Model '{manifest.name}': {manifest.network} refuses its arguments ({error}).") from None
 
 
-def read_weights(package: Package) -> dict[str, Any]:
-    """The state dict of a package, read without running code from it.
+def read_weights(package: Package, fold: int = 0) -> dict[str, Any]:
+    """The state dict of a package's fold, read without running code from it.
 
     Raises:
         PackageError: The file is damaged, or holds anything but tensors.
@@ -81,15 +110,15 @@ def read_weights(package: Package) -> dict[str, Any]:
     import torch
 
     name = package.manifest.name
-    if package.has("safetensors"):
+    if (role := package.role("safetensors", fold)) is not None:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         try:
-            return load(package.verified_bytes("safetensors"))
+            return load(package.verified_bytes(role))
         except SafetensorError as error:
             raise PackageError(f"Model '{name}': its safetensors file cannot be read ({error}).") from None
-    content = package.verified_bytes("torch")
+    content = package.verified_bytes(package.role("torch", fold) or "torch")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -103,14 +132,82 @@ def read_weights(package: Package) -> dict[str, Any]:
     return state
 
 
-def _require(device: str) -> None:
-    """Raise unless ``device`` is here; an Apple GPU must first give the processor's answer to a 3D convolution."""
+def convert(package: Package, fold: int, target: Path) -> None:
+    """Write a package's network for OpenVINO, ``target`` (.xml) with its weights beside it, both or none.
+
+    Raises:
+        PackageError: See :func:`load_network`.
+        BackendError: OpenVINO cannot take the network.
+    """
+    import openvino as ov
     import torch
 
+    manifest = package.manifest
+    patch = manifest.inference.patch_size[manifest.dimensions == 2 :]
+    network = load_network(package, fold)
+    try:
+        with torch.inference_mode():
+            model = ov.convert_model(network, example_input=torch.zeros(1, len(manifest.channels), *patch))
+    except Exception as error:  # its frontend raises many kinds
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BackendError(
+            f"Model '{manifest.name}' cannot be converted for OpenVINO ({text}); choose the torch backend."
+        ) from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.stem}.{os.getpid()}.part.xml")
+    ov.save_model(model, partial, compress_to_fp16=False)
+    os.replace(partial.with_suffix(".bin"), target.with_suffix(".bin"))
+    os.replace(partial, target)
+
+
+def _take_head(network: Any, manifest: Manifest) -> Head | None:
+    """Cut off the network's last 1x1x1 convolution where that makes its answer smaller; None where it has no such end.
+
+    Which layer is last is seen by running a small patch: its answer is the network's answer.
+    """
+    import torch
+
+    outputs = len(manifest.outputs)
+    convolutions = (torch.nn.Conv3d, torch.nn.Conv2d)
+    seen: dict[str, Any] = {}
+    hooks = []
+    for name, module in network.named_modules():
+        fits = isinstance(module, convolutions) and module.out_channels == outputs > module.in_channels
+        if fits and all(n == 1 for n in module.kernel_size):
+            hooks.append(module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out)))
+    if not hooks:
+        return None
+    patch = manifest.inference.patch_size[manifest.dimensions == 2 :]
+    with torch.inference_mode():
+        answer = network(torch.zeros(1, len(manifest.channels), *patch))
+    for hook in hooks:
+        hook.remove()
+    answer = answer[0] if isinstance(answer, list | tuple) else answer
+    last = next((name for name, out in seen.items() if out is answer), None)
+    if last is None:
+        return None
+    module = network.get_submodule(last)
+    weight = module.weight.detach().float().reshape(outputs, -1).numpy().copy()
+    bias = np.zeros(outputs, np.float32) if module.bias is None else module.bias.detach().float().numpy().copy()
+    parent, _, child = last.rpartition(".")
+    setattr(network.get_submodule(parent), child, torch.nn.Identity())
+    return Head(weight, bias)
+
+
+def require(device: str) -> str:
+    """The device, which is here; an Apple GPU must first give the processor's answer to a 3D convolution.
+
+    Raises:
+        BackendError: It is not here, or failed its proof.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendError("No NVIDIA GPU that torch can use was found; choose the CPU.")
     if device != "mps":
-        return
+        return device
     try:
         convolution, patch = torch.nn.Conv3d(2, 3, 3), torch.randn(1, 2, 6, 7, 8)
         with torch.inference_mode():
@@ -120,3 +217,4 @@ def _require(device: str) -> None:
         proven = False
     if not proven:
         raise BackendError("The Apple GPU does not compute 3D convolutions rightly with this torch; choose the CPU.")
+    return device

@@ -1,0 +1,65 @@
+"""One network out of several: folds and mirrored copies, averaged patch by patch, so that they share one sum."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import BackendError
+from .backends import Backend
+
+
+class Ensemble:
+    """The mean answer of every member to every mirrored copy of a patch.
+
+    nnU-Net averages logits over flips, then over folds, each fold over the whole volume; both means are linear, so the
+    order does not matter but for rounding.
+
+    Args:
+        members: Backends of the same network with the weights of each fold.
+        mirror_axes: Axes 0..2 of the patch; all their combinations are averaged. None: no mirroring.
+    """
+
+    def __init__(self, members: Sequence[Backend], mirror_axes: Sequence[int] = ()) -> None:
+        self.members = list(members)
+        self.flips = [
+            tuple(axis + 2 for axis in axes)
+            for count in range(len(mirror_axes) + 1)
+            for axes in itertools.combinations(mirror_axes, count)
+        ]
+
+    @property
+    def runs(self) -> int:
+        """Network runs per patch."""
+        return len(self.members) * len(self.flips)
+
+    def run(self, patches: np.ndarray, tick: Callable[[], None]) -> Any:
+        """Mean answer (N, F, *patch) to patches (N, C, *patch) float32; writable, valid until the next call.
+
+        Raises:
+            BackendError: The network's answer is not finite.
+        """
+        total: Any = None
+        for member in self.members:
+            for axes in self.flips:
+                answer = member.run(np.flip(patches, axes) if axes else patches, tick)
+                if axes:
+                    answer = np.flip(answer, axes) if isinstance(answer, np.ndarray) else answer.flip(axes)
+                if self.runs == 1:
+                    total = answer
+                elif total is None:
+                    total = answer.copy() if isinstance(answer, np.ndarray) else answer.clone()
+                else:
+                    total += answer
+        if self.runs > 1:
+            total /= self.runs
+        if not np.isfinite(float(total.sum())):
+            first = self.members[0]
+            raise BackendError(
+                f"The network's answer is not finite in {first.precision} on {first.device}; "
+                "choose mode 'parity' or another device."
+            )
+        return total
