@@ -11,6 +11,8 @@ TORCH := torch==2.13.0
 SAMPLE := Resources/SampleData/hippocampus
 DATASET ?= data/Task04_Hippocampus
 RUN ?= runs/hippocampus
+SHARED ?= ../shared
+NNUNET_PYTHON ?= .venv-nnunet/bin/python
 
 .PHONY: help demo test lint format bench screenshots train-hippocampus clean
 
@@ -54,8 +56,14 @@ format: .venv/.dev ## format the code and sort imports
 	$(BIN)/ruff check --extend-select I --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.dev ## measure speed and memory
-	$(BIN)/python -m pytest Testing/benchmarks
+# The peer gets an environment of its own, made once; NNUNET_PYTHON=/path/to/python takes one that is there.
+.venv-nnunet/.ready:
+	$(PYTHON) -m venv .venv-nnunet
+	.venv-nnunet/bin/python -m pip install --quiet $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu) $(TORCH) nnunetv2==2.8.1
+	@touch $@
+
+bench: .venv/.dev $(if $(filter .venv-nnunet/%,$(NNUNET_PYTHON)),.venv-nnunet/.ready) ## measure speed and memory beside nnU-Net and MONAI; BENCH="--case network", SHARED=folder
+	cd Testing && ../$(BIN)/python -m benchmarks --nnunet-python "$(abspath $(NNUNET_PYTHON))" --data "$(abspath $(SHARED))" $(BENCH)
 
 screenshots: .venv/.dev ## draw the icon and the README's pictures again
 	$(BIN)/python docs/draw_icon.py
@@ -69,4 +77,4 @@ train-hippocampus: .venv/.dev ## train, measure and pack the hippocampus model; 
 	$(BIN)/unetsegment-train pack $(DATASET) $(RUN) $(RUN)/hippocampus-mr-t1 --card training/cards/hippocampus.json
 
 clean: ## remove the virtual environment and everything generated
-	rm -rf .venv demo build .pytest_cache .ruff_cache .hypothesis UNetSegment/*.egg-info training/src/*.egg-info
+	rm -rf .venv .venv-nnunet demo build .pytest_cache .ruff_cache .hypothesis UNetSegment/*.egg-info training/src/*.egg-info

@@ -1,0 +1,1 @@
+"""What runs in the measured processes: each file is started as ``python -m benchmarks.contenders.<name>``."""

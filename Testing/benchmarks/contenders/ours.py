@@ -1,0 +1,44 @@
+"""This project's predictor."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+from benchmarks.serve import Stopwatch, serve, stage
+
+_state: dict[str, Any] = {}
+
+
+def load(package: str, **options: Any) -> dict[str, Any]:
+    """Import the library, open the package and make its network ready."""
+    with stage("load"):
+        from UNetSegmentLib import package as packages
+        from UNetSegmentLib.predict import Predictor
+
+        known = inspect.signature(Predictor).parameters  # the shim goes when the predictor has its modes
+        predictor = Predictor(packages.load(package), **{k: v for k, v in options.items() if k in known})
+    watch = Stopwatch()
+    predictor.backend.run = watch.around(predictor.backend.run)
+    _state.update(predictor=predictor, watch=watch)
+    return {"ignored": [name for name in options if name not in known]}
+
+
+def predict(image: str, affine: list[list[float]], out: str) -> dict[str, Any]:
+    """Segment the (C, I, J, K) array in a file, from memory to memory."""
+    from UNetSegmentLib.volume import Grid, Volume
+
+    array = np.load(image)
+    volume = Volume(array, Grid(array.shape[1:], np.asarray(affine)), tuple("abcdefgh"[: array.shape[0]]))
+    _state["watch"].take()
+    with stage("predict"):
+        prediction = _state["predictor"].predict(volume)
+    network = _state["watch"].take()
+    np.save(out, prediction.labels.array)
+    return {"network": network, "provenance": prediction.provenance}
+
+
+if __name__ == "__main__":
+    serve({"load": load, "predict": predict})
