@@ -59,30 +59,47 @@ def write(root: Path, raw: dict[str, Any], files: dict[str, tuple[str, bytes]]) 
     return root
 
 
+def linear_onnx(weight: np.ndarray, bias: np.ndarray) -> bytes:
+    """An ONNX network of one convolution: ``weight`` (K, C, ...) with two or three spatial axes, ``bias`` (K,)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node(
+        "Conv", ["image", "weight", "bias"], ["logits"], pads=[n // 2 for n in weight.shape[2:]] * 2
+    )
+    space = list("ijk"[: weight.ndim - 2])
+    graph = helper.make_graph(
+        [node],
+        "linear",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", weight.shape[1], *space])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(weight), *space])],
+        [numpy_helper.from_array(np.float32(weight), "weight"), numpy_helper.from_array(np.float32(bias), "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+def linear_package(root: Path, folds: list[tuple[np.ndarray, np.ndarray]], **changes: Any) -> Path:
+    """A package of one-convolution networks: (weight, bias) of each fold; see :func:`linear_onnx`."""
+    raw = manifest(**changes)
+    files = {}
+    for fold, (weight, bias) in enumerate(folds):
+        role = f"onnx.{fold}" if fold else "onnx"
+        files[role] = (f"models/fold_{fold}.onnx", linear_onnx(weight, bias))
+    return write(root, raw, files)
+
+
 def threshold_package(root: Path, channels: int = 1, **changes: Any) -> Path:
     """A package whose network labels a voxel by the sum s of its channels: 0 below 1, 3 below 2, 300 from 2 on.
 
     Its classes have the logits 0, 2 (s - 1) and 4 s - 6, so that linear interpolation of logits has a right answer.
     """
-    from onnx import TensorProto, helper, numpy_helper
-
     weight = np.zeros((3, channels, 1, 1, 1), np.float32)
     weight[1], weight[2] = 2, 4
-    node = helper.make_node("Conv", ["image", "weight", "bias"], ["logits"])
-    shape = ["batch", None, "i", "j", "k"]
-    graph = helper.make_graph(
-        [node],
-        "threshold",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [shape[0], channels, *shape[2:]])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [shape[0], 3, *shape[2:]])],
-        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.float32([0, -2, -6]), "bias")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     raw = manifest(**changes)
     if channels > 1:
         one = raw["channels"][0]
         raw["channels"] = [one | {"name": name} for name in ("T1", "T2", "FLAIR")[:channels]]
-    return write(root, raw, {"onnx": ("models/model.onnx", model.SerializeToString())})
+    return write(root, raw, {"onnx": ("models/model.onnx", linear_onnx(weight, np.float32([0, -2, -6])))})
 
 
 def dynunet_package(root: Path, seed: int = 0, **changes: Any) -> Path:

@@ -201,12 +201,21 @@ def _fill(values, winner, rows, row_weight, j0, j1, wj, k0, k1, wk, order, thres
     """
     flat = values.reshape(len(values), -1)
     size_j, size_k = winner.shape[1:]
+    above_j, above_k = (_above(lower, upper, n) for lower, upper, n in ((j0, j1, size_j), (k0, k1, size_k)))
+    around, cells = None, winner[0]
     for row, (low, high) in enumerate(rows.T):
-        corners = [winner[r][np.ix_(j, k)] for r in {int(low), int(high)} for j in (j0, j1) for k in (k0, k1)]
-        mixed = np.zeros(corners[0].shape, bool)
-        for other in corners[1:]:
-            mixed |= other != corners[0]
-        result[row] = table[corners[0]]
+        if around != (low, high):  # the winner of each cell between two rows, where it has one
+            around, cells = (low, high), winner[low].copy()
+            differs = winner[high] != cells
+            for pair in (winner[low], winner[high]):
+                in_k = pair.take(above_k, axis=1)
+                for other in (in_k, pair.take(above_j, axis=0), in_k.take(above_j, axis=0)):
+                    differs |= other != cells
+            cells[differs] = _MIXED
+        found = cells.take(j0, axis=0).take(k0, axis=1)
+        mixed = found == _MIXED
+        found[mixed] = 0
+        result[row] = table[found]
         at_j, at_k = np.nonzero(mixed)
         if not len(at_j):
             continue
@@ -226,6 +235,12 @@ def _fill(values, winner, rows, row_weight, j0, j1, wj, k0, k1, wk, order, thres
             if not regions:
                 np.maximum(best, z, out=best)
         result[row][at_j, at_k] = table[won]
+
+
+def _above(lower: np.ndarray, upper: np.ndarray, size: int) -> np.ndarray:
+    """For each sample of an axis, the other end of the cell that begins there."""
+    step = int((upper - lower).max())
+    return np.minimum(np.arange(size) + step, size - 1)
 
 
 def _label_on_device(

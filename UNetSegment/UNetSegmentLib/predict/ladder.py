@@ -98,7 +98,7 @@ class Ladder:
             answer = self._network.run(parts, self._tick)
             return answer if isinstance(answer, np.ndarray) else answer.float().cpu().numpy()
 
-        stitched = Stitcher(tiling, weights(self._small, self._inference), run, np.zeros(0, np.float32))
+        stitched = Stitcher(tiling, weights(self._small, self._inference), run, np.zeros(1, np.float32))
         return np.concatenate([slab for _, slab in stitched(patch)], axis=1)
 
     def _step_down(self, relieve: Callable[[], bool]) -> None:
@@ -125,11 +125,11 @@ def smaller_patch(patch: tuple[int, ...]) -> tuple[int, ...] | None:
     """About half of each axis, still divisible by what the network divides by; None where that is too small.
 
     A network that accepts ``n`` voxels pools by a factor that divides ``n``; multiples of the largest power of two in
-    ``n`` are therefore accepted as well.
+    ``n`` are therefore accepted as well. U-Nets pool six times at most: multiples of 64 always are.
     """
     result = []
     for size in patch:
-        power = size & -size
+        power = min(size & -size, 64)
         half = -(-size // (2 * power)) * power
         result.append(half if half >= SMALLEST else size)
     return tuple(result) if tuple(result) != tuple(patch) else None

@@ -130,7 +130,11 @@ def _without_head(model: Any) -> tuple[Any, Head | None]:
     """The model up to its last 1x1x1 convolution, and that as a :class:`Head`; unchanged where it has no such end."""
     import openvino as ov
     from openvino import opset8 as ops
+    from openvino.passes import ConstantFolding, Manager
 
+    passes = Manager()
+    passes.register_pass(ConstantFolding())  # weights may be written as casts and reshapes of constants
+    passes.run_passes(model)
     node, bias = model.outputs[0].get_node().input_value(0).get_node(), None
     if node.get_type_name() == "Add":
         sides = [node.input_value(n).get_node() for n in (0, 1)]

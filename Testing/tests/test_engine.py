@@ -1,0 +1,433 @@
+"""The whole engine against a naive form of itself: everything in memory at once, one plain step after the other."""
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+from synthetic import packages
+from UNetSegmentLib import package
+from UNetSegmentLib.errors import BackendError, InputError
+from UNetSegmentLib.predict import Predictor
+from UNetSegmentLib.predict.backends import choose, is_installed
+from UNetSegmentLib.predict.ensemble import Ensemble
+from UNetSegmentLib.predict.export import Decision, export
+from UNetSegmentLib.predict.interpolate import Lerp
+from UNetSegmentLib.predict.ladder import Ladder, is_out_of_memory, smaller_patch
+from UNetSegmentLib.predict.modes import Configuration
+from UNetSegmentLib.predict.preprocess import preprocess
+from UNetSegmentLib.predict.stitch import Head, Stitcher
+from UNetSegmentLib.predict.tiles import Tiling, weights
+from UNetSegmentLib.volume import Grid, Reorientation, Volume
+
+pytestmark = pytest.mark.skipif(
+    not (is_installed("openvino") and is_installed("onnx")), reason="openvino or onnx is not installed"
+)
+WINDOW = {"patch_size": [16, 24, 16], "overlap": 0.5}
+
+
+def blobs(shape, seed=0, channels=1):
+    """Smooth random images (C, *shape) with values around 0 to 3."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*[np.linspace(0, 1, n) for n in shape], indexing="ij")
+    image = np.zeros((channels, *shape), np.float32)
+    for channel, _ in itertools.product(range(channels), range(6)):
+        centre, width = rng.random(3), 0.1 + 0.2 * rng.random()
+        square = sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True))
+        image[channel] += (rng.random() * 3 * np.exp(-square / width**2)).astype(np.float32)
+    return image
+
+
+def volume(shape=(30, 41, 22), spacing=(1, 1, 1), seed=0, channels=1):
+    grid = Grid.from_spacing(shape, spacing, (4, -7, 2)).reoriented(Reorientation((1, 0, 2), (True, False, True)))
+    return Volume(blobs(grid.shape, seed, channels), grid, tuple(f"c{n}" for n in range(channels)))
+
+
+def naive(model, image, mirror_axes=()):
+    """Labels by definition: every fold and flip over the whole volume, dense interpolation, argmax or painting."""
+    manifest = model.manifest
+    ready = preprocess(image, manifest)
+    window = manifest.inference
+    tiling = Tiling.cover(ready.grid.shape, window.patch_size, window.overlap, window.convention)
+    padded, weight = tiling.pad(ready.array), weights(tiling.patch, window)
+    place = choose(model, "cpu", "openvino")
+    flips = [f for n in range(len(mirror_axes) + 1) for f in itertools.combinations([a + 2 for a in mirror_axes], n)]
+    total, norm = 0.0, np.zeros(tiling.padded)
+    for fold in range(model.folds):
+        network = place.open(model, "fp32", fold)
+        for start in itertools.product(*tiling.starts):
+            cut = tuple(slice(a, a + p) for a, p in zip(start, tiling.patch, strict=True))
+            patch = padded[(None, slice(None), *cut)]
+            for flip in flips:
+                answer = np.flip(network.run(np.flip(patch, flip), lambda: None), flip)[0].astype(np.float64)
+                if np.isscalar(total):
+                    total = np.zeros((len(answer), *tiling.padded))
+                total[(slice(None), *cut)] += answer * weight / len(flips) / model.folds
+            if fold == 0:
+                norm[cut] += weight
+    inner = tuple(slice(b, b + n) for b, n in zip(tiling.before, tiling.shape, strict=True))
+    outputs = total[(slice(None), *inner)] / norm[inner]
+    for axis, lerp in enumerate(ready.lerps):
+        outputs = lerp.apply(outputs, axis + 1)
+    decision = Decision.of(manifest)
+    if decision.regions:
+        labels = np.zeros(outputs.shape[1:], np.uint16)
+        for n, c in enumerate(decision.order):
+            labels[outputs[c] > 0] = decision.table[n + 1]
+    else:
+        labels = decision.table[outputs.argmax(axis=0)]
+    return ready.restored(labels, image.grid.shape)
+
+
+def same(labels, expected, share=0.9999):
+    """Equal but for ties in rounding, and not empty."""
+    assert len(np.unique(expected)) > 1
+    assert (labels == expected).mean() >= share, (labels != expected).sum()
+
+
+def random_linear(outputs, channels=1, seed=0, size=3):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((outputs, channels, size, size, size)) / size**1.5, rng.standard_normal(outputs) * 0.3
+
+
+def labels_for(count, regions=False):
+    return [{"value": 0, "name": "background"}] + [
+        {"value": n if count < 9 else 3 * n, "name": f"Structure {n}"} for n in range(1, count + regions)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    """Three folds, five classes, two channels, mirroring along two axes, nnU-Net's patches, cubic images."""
+    return package.load(
+        packages.linear_package(
+            tmp_path_factory.mktemp("folds"),
+            [random_linear(5, 2, seed) for seed in range(3)],
+            channels=[{"name": n, "modality": "MR", "normalization": {"method": "zscore"}} for n in ("T1", "T2")],
+            labels=labels_for(5),
+            inference=WINDOW | {"convention": "nnunet", "mirror_axes": [0, 2]},
+            preprocessing={
+                "orientation": "stored",
+                "axes": [2, 1, 0],
+                "spacing": [1.2, 0.8, 1.0],
+                "crop": "nonzero",
+                "resampling": {"alignment": "edges", "image_order": 3, "separate_axis": "auto"},
+            },
+        )
+    )
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (0.7, 0.7, 3.1)])
+def test_folds_and_mirrors_share_one_sum(folds, mirror, spacing):
+    image = volume(spacing=spacing, channels=2)
+    result = Predictor(folds, mode="parity", mirror=mirror).predict(image)
+    same(result.labels.array, naive(folds, image, (0, 2) if mirror else ()))
+    assert f'"mirror_axes": {[0, 2] if mirror else []}' in result.provenance["options"]
+    assert '"folds": 3' in result.provenance["options"]
+
+
+def test_mirroring_follows_mode_and_model(folds, tmp_path):
+    assert Configuration.of(folds.manifest, "parity").mirror_axes == (0, 2)
+    assert Configuration.of(folds.manifest, "parity", mirror=False).mirror_axes == ()
+    assert Configuration.of(folds.manifest, "auto").mirror_axes == ()
+    assert Configuration.of(folds.manifest, "auto", mirror=True).mirror_axes == (0, 2)
+    fast = Configuration.of(folds.manifest, "fast")
+    assert fast.mirror_axes == () and fast.overlap == 0.2
+    plain = package.load(packages.threshold_package(tmp_path / "plain")).manifest
+    with pytest.raises(BackendError, match="not trained with mirrored"):
+        Configuration.of(plain, "parity", mirror=True)
+    with pytest.raises(BackendError, match="Mode 'best' is not known"):
+        Configuration.of(plain, "best")
+
+
+def test_regions_are_painted_in_order(tmp_path):
+    model = package.load(
+        packages.linear_package(
+            tmp_path / "regions",
+            [(np.float32([1, -1, 1, 1]).reshape(4, 1, 1, 1, 1), np.float32([-2, 0.3, -1.5, -0.8]))],
+            activation="sigmoid",
+            labels=labels_for(4, regions=True),
+            outputs=[4, 2, 1, 3],
+            paint_order=[2, 3, 1, 4],
+            inference=WINDOW,
+            preprocessing={"orientation": "LPS", "spacing": [1.3, 0.9, 1.0]},
+        )
+    )
+    image = volume()
+    labels = Predictor(model, mode="parity").predict(image).labels.array
+    same(labels, naive(model, image))
+    assert set(np.unique(labels)) >= {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("backend", ["openvino", "torch"])
+def test_the_head_after_stitching_is_the_head_before(tmp_path, backend):
+    if backend == "torch":
+        pytest.importorskip("monai")
+    model = package.load(
+        packages.dynunet_package(
+            tmp_path / "many",
+            network={"name": "DynUNet", "arguments": packages.DYNUNET | {"out_channels": 30}},
+            labels=labels_for(30),
+            inference=WINDOW,
+            preprocessing={"orientation": "RAS", "spacing": [1.5, 1.5, 1.5]},
+        )
+    )
+    image = volume()
+    predictor = Predictor(model, mode="parity", device="cpu", backend=backend)
+    assert predictor._members[0].head.weight.shape == (30, 4)
+    same(predictor.predict(image).labels.array, naive(model, image), 0.999)
+
+
+def test_2d_networks_see_slices(tmp_path):
+    weight, bias = random_linear(3, seed=4)
+    bias -= bias.mean() + weight.sum(axis=(1, 2, 3, 4)) - weight.sum(axis=(1, 2, 3, 4)).mean()
+    model = package.load(
+        packages.linear_package(
+            tmp_path / "flat",
+            [(weight[:, :, 0], bias)],
+            labels=labels_for(3),
+            network={"name": "DynUNet", "arguments": packages.DYNUNET, "dimensions": 2},
+            inference={"patch_size": [1, 16, 24], "overlap": 0.5, "convention": "nnunet", "mirror_axes": [1, 2]},
+            preprocessing={
+                "orientation": "stored",
+                "axes": [2, 1, 0],
+                "spacing": [None, 1.5, 0.9],
+                "resampling": {"alignment": "edges", "image_order": 3, "separate_axis": "auto"},
+            },
+        )
+    )
+    image = volume((21, 30, 33), (1, 1, 4))
+    same(Predictor(model, mode="parity").predict(image).labels.array, naive(model, image, (1, 2)))
+
+
+@pytest.fixture(scope="module")
+def threshold(tmp_path_factory):
+    return Predictor(
+        package.load(packages.threshold_package(tmp_path_factory.mktemp("threshold"), inference=WINDOW)), mode="parity"
+    )
+
+
+@pytest.mark.parametrize(
+    "region", [((3, 9), (11, 30), (0, 4)), ((0, 41), (0, 30), (0, 22)), ((40, 41), (29, 30), (21, 22))]
+)
+def test_a_region_has_the_labels_of_a_whole_run(folds, region):
+    predictor = Predictor(folds, mode="parity", mirror=False)
+    image = volume((60, 41, 50), channels=2)
+    region = tuple((a, min(b, n)) for (a, b), n in zip(region, image.grid.shape, strict=True))
+    whole = predictor.predict(image).labels.array
+    slabs = []
+    part = predictor.predict(image, region=region, on_slab=slabs.append)
+    box = tuple(slice(*r) for r in region)
+    np.testing.assert_array_equal(part.labels.array[box], whole[box])
+    outside = np.ones(whole.shape, bool)
+    outside[box] = False
+    assert not part.labels.array[outside].any()
+    grown = np.zeros_like(whole)
+    for slab in slabs:
+        grown[slab.box] = slab.labels
+    np.testing.assert_array_equal(grown, part.labels.array)
+
+
+def test_regions_outside_of_the_image_are_refused(threshold):
+    for region in [((0, 99), (0, 1), (0, 1)), ((3, 3), (0, 1), (0, 1)), ((-1, 3), (0, 1), (0, 1))]:
+        with pytest.raises(InputError, match=r"region of interest .* along i"):
+            threshold.predict(volume(), region=region)
+
+
+def test_finished_slabs_grow_into_the_result(threshold):
+    image, seen = volume((80, 33, 40)), []
+    labels = threshold.predict(image, on_slab=lambda slab: seen.append((slab.box, slab.labels.copy()))).labels.array
+    grown = np.full_like(labels, 999)
+    for box, part in seen:
+        assert (grown[box] == 999).all()  # every voxel once
+        grown[box] = part
+    assert len(seen) > 2
+    np.testing.assert_array_equal(grown, labels)
+
+
+def test_air_is_skipped_and_said(threshold):
+    inside = blobs((30, 30, 30))[0]
+    air = np.random.default_rng(0).normal(0, 0.01, (90, 80, 70)).astype(np.float32)
+    air[30:60, 25:55, 20:50] += inside + 0.5
+    image = Volume(air[None], Grid.from_spacing(air.shape, (1, 1, 1)), ("T1",))
+    whole = threshold.predict(image).labels.array
+    for option in ("skip_background", "crop_to_body"):
+        result = threshold.predict(image, **{option: True})
+        same(result.labels.array, whole)
+        assert f'"{option}": true' in result.provenance["options"]
+    assert "patches skipped" in threshold.predict(image, skip_background=True).provenance["notes"]
+
+
+def test_compact_probabilities(folds):
+    image = volume(channels=2)
+    predictor = Predictor(folds, mode="parity", mirror=False)
+    fine, coarse = (predictor.predict(image, probabilities=kind).probabilities for kind in ("float16", "uint8"))
+    assert fine.array.dtype == np.float16 and coarse.array.dtype == np.uint8
+    assert fine.values == tuple(range(5)) and fine.array.shape[1:] == fine.grid.shape
+    np.testing.assert_allclose(fine.array.astype(float).sum(axis=0), 1, atol=0.01)
+    np.testing.assert_allclose(coarse.array / 255, fine.array, atol=0.01)
+    with pytest.raises(InputError, match="'int3' are not known"):
+        predictor.predict(image, probabilities="int3")
+
+
+class Scarce:
+    """A network on a device with little memory: it fails as the libraries do when asked for more voxels than fit."""
+
+    def __init__(self, real, voxels, error):
+        self.real, self.voxels, self.error, self.calls = real, voxels, error, 0
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def run(self, patches, tick):
+        self.calls += 1
+        if patches[:, 0].size > self.voxels:
+            raise self.error
+        return self.real.run(patches, tick)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")])
+@pytest.mark.parametrize(
+    ("voxels", "words"),
+    [(16 * 24 * 16, "one patch was computed"), (5000, "patches of 16 x 16 x 16"), (10, "processor took over")],
+)
+def test_short_memory_steps_down_and_keeps_what_is_done(tmp_path, error, voxels, words):
+    model = package.load(
+        packages.linear_package(tmp_path / "m", [random_linear(3, seed=6, size=1)], labels=labels_for(3))
+    )
+    manifest, place = model.manifest, choose(model, "cpu", "openvino")
+    window = manifest.inference
+    image = blobs((50, 40, 30))
+
+    def open_(device, patch):
+        real = place.open(model, "fp32", patch=patch)
+        return Ensemble([real if device == "cpu" else Scarce(real, voxels, error)])
+
+    tiling = Tiling.cover(image.shape[1:], window.patch_size, window.overlap)
+    weight, background = weights(tiling.patch, window), np.zeros(3, np.float32)
+    rich = Ensemble([place.open(model, "fp32")])
+    expected = [
+        s.copy() for _, s in Stitcher(tiling, weight, lambda x, _: rich.run(x, lambda: None), background)(image)
+    ]
+
+    ladder = Ladder(open_, tiling.patch, window, lambda: None, batch=4, can_leave=True)
+    got = [s.copy() for _, s in Stitcher(tiling, weight, ladder, background, batch=4)(image)]
+    assert [s.shape for s in got] == [s.shape for s in expected]
+    for one, two in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+    assert any(words in note for note in ladder.notes), ladder.notes
+
+
+def test_no_memory_at_all_is_a_sentence(tmp_path):
+    model = package.load(packages.linear_package(tmp_path / "m", [random_linear(3)], labels=labels_for(3)))
+    place = choose(model, "cpu", "openvino")
+    ladder = Ladder(
+        lambda device, patch: Ensemble([Scarce(place.open(model, "fp32", patch=patch), 0, MemoryError())]),
+        (16, 24, 16),
+        model.manifest.inference,
+        lambda: None,
+    )
+    with pytest.raises(BackendError, match="not enough memory"):
+        ladder(np.zeros((1, 1, 16, 24, 16), np.float32), lambda: False)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert smaller_patch((128, 128, 128)) == (64, 64, 64) and smaller_patch((40, 56, 40)) == (24, 32, 24)
+    assert smaller_patch((16, 20, 16)) is None
+
+
+def test_other_errors_are_not_swallowed(tmp_path):
+    model = package.load(packages.linear_package(tmp_path / "m", [random_linear(3)], labels=labels_for(3)))
+    place = choose(model, "cpu", "openvino")
+    ladder = Ladder(
+        lambda device, patch: Ensemble([Scarce(place.open(model, "fp32", patch=patch), 0, RuntimeError("a bug"))]),
+        (16, 24, 16),
+        model.manifest.inference,
+        lambda: None,
+    )
+    with pytest.raises(RuntimeError, match="a bug"):
+        ladder(np.zeros((1, 1, 16, 24, 16), np.float32), lambda: False)
+
+
+def test_sums_on_a_device_move_to_main_memory_without_loss():
+    torch = pytest.importorskip("torch")
+    image = blobs((40, 20, 20))
+    tiling = Tiling.cover(image.shape[1:], (12, 12, 12), 0.5)
+    weight = np.random.default_rng(0).random(tiling.patch).astype(np.float32) + 0.1
+    calls = 0
+
+    def run(patches, relieve):
+        nonlocal calls
+        calls += 1
+        if calls == 12:
+            assert relieve() and not relieve()
+        answer = torch.from_numpy(np.concatenate([patches * 2, patches**2], axis=1))
+        return answer if calls < 20 else answer.numpy()  # and at last the processor takes over
+
+    head = Head(np.float32([[1, 0], [0, 1], [1, 1]]), np.float32([0, 1, 2]))
+    pieces = list(Stitcher(tiling, weight, run, np.zeros(3, np.float32), head=head)(image))
+    assert not isinstance(pieces[0][1], np.ndarray) and isinstance(pieces[-1][1], np.ndarray)
+    whole = np.concatenate([np.asarray(piece) for _, piece in pieces], axis=1)
+    expected = np.concatenate([image * 2, image**2 + 1, image * 2 + image**2 + 2])
+    np.testing.assert_allclose(whole, expected, atol=1e-4)
+    labels = export(pieces, [Lerp.edges(n, 2 * n) for n in tiling.shape], Decision(np.arange(3), np.arange(3)))
+    assert labels.shape == (80, 40, 40)
+
+
+def test_an_answer_that_is_not_finite_is_refused(tmp_path):
+    bias = np.float32([0, np.inf, 0])
+    model = package.load(packages.linear_package(tmp_path / "m", [(random_linear(3)[0], bias)], labels=labels_for(3)))
+    with pytest.raises(BackendError, match="not finite"):
+        Predictor(model, mode="parity").predict(volume())
+
+
+def test_reduced_precision_that_fails_its_proof_is_not_used(tmp_path):
+    """Thresholds at 1001 and 1002 on values near 1000, which bf16 cannot tell apart."""
+    import io
+
+    weight = np.zeros((3, 1, 3, 3, 3), np.float32)
+    weight[:, 0, 1, 1, 1] = 0, 2, 4
+    image = blobs((16, 24, 16), 3) + 1000
+    labels = np.where(image[0] > 1002, 300, np.where(image[0] > 1001, 3, 0)).astype(np.uint16)
+    assert len(np.unique(labels)) == 3
+    arrays = io.BytesIO()
+    np.savez(arrays, input=image, labels=labels)
+    bias = np.float32([0, -2002, -4006])
+    raw = packages.manifest(reference={"input": "input", "labels": "labels"})
+    files = {
+        "onnx": ("models/model.onnx", packages.linear_onnx(weight, bias)),
+        "reference": ("models/reference.npz", arrays.getvalue()),
+    }
+    model = package.load(packages.write(tmp_path / "m", raw, files))
+    if "bf16" not in choose(model, "cpu", "openvino").precisions:
+        pytest.skip("this processor has no bf16")
+    predictor = Predictor(model)
+    result = predictor.predict(Volume(image, Grid.from_spacing(image.shape[1:], (1, 1, 1)), ("T1",)))
+    assert result.provenance["precision"] == "fp32" and "bf16 on cpu was not used" in result.provenance["notes"]
+    np.testing.assert_array_equal(result.labels.array, labels)
+
+
+def test_memory_is_flat_in_the_number_of_slices():
+    """Sums and outputs of 24 classes: doubling the slices may add the input and the labels, and no more."""
+    patch, plane, classes = (8, 32, 32), (48, 48), 24
+    table = np.arange(classes, dtype=np.uint8)
+    mixer = np.random.default_rng(0).standard_normal((classes, 1)).astype(np.float32)
+
+    def peak(slices):
+        image = blobs((slices, *plane))
+        tiling = Tiling.cover(image.shape[1:], patch, 0.5)
+
+        def run(x, _):
+            return np.einsum("fc,ncxyz->nfxyz", mixer, x)
+
+        stitch = Stitcher(tiling, np.ones(patch, np.float32), run, np.zeros(classes, np.float32))
+        ways = [Lerp.edges(n, int(1.5 * n)) for n in tiling.shape]
+        tracemalloc.start()
+        labels = export(stitch(image), ways, Decision(table, np.arange(classes)), threads=1, compiled=False)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used, labels.nbytes, image.nbytes
+
+    peak(16)
+    (small, few, image), (large, many, more) = peak(64), peak(128)
+    assert large - small <= (many - few) + (more - image) + 100_000
+    assert large < classes * 128 * 48 * 48 * 4 / 3  # far below one array of all outputs
