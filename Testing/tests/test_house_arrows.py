@@ -26,7 +26,8 @@ MAY_USE = {
     "worker": FOUNDATION | {"package", "predict", "refine"},
     "scene": FOUNDATION | {"package", "predict", "refine", "worker"},
     "panel": FOUNDATION | {"package", "predict", "refine", "worker"},
-    "cli": FOUNDATION | {"io", "preview", "package", "predict", "refine"},
+    "cli": FOUNDATION | {"cli_models", "io", "preview", "package", "predict", "refine"},
+    "cli_models": FOUNDATION | {"io", "package"},
 }
 """Room -> rooms of the library it may import, besides itself."""
 

@@ -45,8 +45,10 @@ def test_resources_list_every_other_file_once():
     assert set(listed) == {name for name in shipped_by_module() if not name.endswith(".py")}
 
 
-def test_models_and_sample_data_are_installed():
-    assert sorted(cmake_list("EXTENSION_RESOURCES")) == sorted(tracked("Resources/Models", "Resources/SampleData"))
+def test_catalog_models_and_sample_data_are_installed():
+    assert sorted(cmake_list("EXTENSION_RESOURCES")) == sorted(
+        tracked("Resources/Catalog", "Resources/Models", "Resources/SampleData")
+    )
 
 
 def test_every_slicer_test_is_registered_with_ctest():

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import __version__, io, package
+from . import __version__, cli_models, io, package
 from .errors import InputError, UNetSegmentError
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--quiet", action="store_true", help="print errors only")
     segment.set_defaults(run=_segment)
 
-    models = commands.add_parser("models", help="list the installed models")
-    models.set_defaults(run=_models)
+    cli_models.add(commands)
     return parser
 
 
@@ -96,14 +95,6 @@ def _segment(options: argparse.Namespace) -> None:
     print(_table(prediction.labels, expert))
     print(f"{seconds:.2f} s on {where} (+ {ready - began:.1f} s to load the model)")
     print(f"wrote {options.output}" + (f" and {options.preview}" if options.preview else ""))
-
-
-def _models(options: argparse.Namespace) -> None:
-    for name, folder in package.installed().items():
-        try:
-            print(f"{name:32} {package.load(folder).manifest.summary}")
-        except UNetSegmentError as error:
-            print(f"{name:32} {error}")
 
 
 def _bar(progress: Progress) -> None:

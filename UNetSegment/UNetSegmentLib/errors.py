@@ -27,6 +27,10 @@ class OutputError(UNetSegmentError):
     """A result cannot be written where the user asked for it."""
 
 
+class DownloadError(UNetSegmentError):
+    """A file could not be fetched: no connection, a server that refuses, or content that is not what was promised."""
+
+
 class Cancelled(UNetSegmentError):
     """The user stopped the work; nothing was changed."""
 

@@ -92,6 +92,33 @@ def read_labelmap(path: str | os.PathLike[str]) -> LabelMap:
     return LabelMap(result, grid, labels, metadata)
 
 
+def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
+    """How a label map was made, from its header alone: the model, its version and hash, options, software, time.
+
+    Raises:
+        InputError: It cannot be read, or carries nothing of the kind.
+    """
+    import SimpleITK as sitk
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no file '{path}'; check the path.")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"'{path.name}' cannot be read as an image ({_last_line(error)}).") from None
+    found = {
+        key.removeprefix(_PREFIX): _text(reader, key) for key in reader.GetMetaDataKeys() if key.startswith(_PREFIX)
+    }
+    if not found:
+        raise InputError(
+            f"'{path.name}' does not say how it was made; only .seg.nrrd files that UNetSegment wrote carry that."
+        )
+    return found
+
+
 def check_output(path: str | os.PathLike[str]) -> None:
     """Find out before the work whether a label map can be written to ``path``; leaves nothing behind.
 

@@ -1,0 +1,435 @@
+"""A download ends with the promised file, or with one sentence and no file; on the way anything may happen."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("requests")
+from synthetic.server import Server, serve
+from UNetSegmentLib.errors import Cancelled, DownloadError, OutputError
+from UNetSegmentLib.package.download import Mismatch, Policy, Progress, download, read_text
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+HASHES = {"sha256": SHA256}
+QUICK = Policy(attempts=4, wait=0.01, longest=0.05, connect=2, silence=0.6)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serve(CONTENT) as running:
+        yield running
+
+
+def fetch(server: Server, folder: Path, **options: object) -> Path:
+    target = folder / "model.zip"
+    settings: dict = {"hashes": HASHES, "policy": QUICK} | options
+    assert download(server.url, target, **settings) == SHA256
+    assert target.read_bytes() == CONTENT
+    assert leftovers(folder) == []
+    return target
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name not in ("model.zip", "model.zip.lock"))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        ["ok"],
+        ["unsized"],
+        ["redirect"],
+        ["500"],
+        ["503", "500", "429"],
+        ["cut:0"],
+        ["cut:1"],
+        ["cut:300000"],
+        ["cut:300000", "cut:300000", "cut:300000"],
+        ["cut:300000", "500", "cut:1000", "redirect"],
+        ["cut:300000", "plain"],
+        ["cut:300000", "shifted"],
+        ["cut:300000", "408"],
+        ["stall:0"],
+        ["stall:300000"],
+        ["garbage"],
+        ["cut:300000", "garbage", "stall:10", "503"],
+    ],
+    ids=" ".join,
+)
+def test_it_gets_there_in_the_end(server: Server, tmp_path: Path, script: list[str]) -> None:
+    server.script = list(script)
+    fetch(server, tmp_path)
+    assert server.script == []
+
+
+def test_it_resumes_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.script = ["cut:600000"]
+    fetch(server, tmp_path)
+    assert server.ranges == [None, "bytes=600000-"]
+    assert server.requests[1][1]["if-range"] == '"v1"'
+    assert server.sent == len(CONTENT)
+
+
+def test_another_call_resumes(server: Server, tmp_path: Path) -> None:
+    server.script = ["cut:600000", "404"]
+    with pytest.raises(DownloadError, match="no file at"):
+        fetch(server, tmp_path)
+    assert (tmp_path / "model.zip.part").stat().st_size == 600000
+    fetch(server, tmp_path)
+    assert server.ranges[-1] == "bytes=600000-"
+
+
+def test_without_a_validator_or_hash_it_starts_again(server: Server, tmp_path: Path) -> None:
+    server.validator, server.script = None, ["cut:600000"]
+    fetch(server, tmp_path, hashes={})
+    assert server.ranges == [None, None]
+
+
+def test_a_weak_tag_proves_nothing_but_a_date_does(server: Server, tmp_path: Path) -> None:
+    server.validator, server.last_modified = 'W/"v1"', "Wed, 21 Oct 2015 07:28:00 GMT"
+    server.script = ["cut:600000"]
+    fetch(server, tmp_path, hashes={})
+    assert server.requests[1][1]["if-range"] == server.last_modified
+
+
+def test_a_part_of_another_address_is_not_resumed(server: Server, tmp_path: Path) -> None:
+    server.script = ["cut:600000", "404"]
+    with pytest.raises(DownloadError):
+        fetch(server, tmp_path)
+    assert download(server.url + "?2", tmp_path / "model.zip", hashes=HASHES, policy=QUICK) == SHA256
+    assert server.ranges[-1] is None
+
+
+def test_a_damaged_part_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    server.script = ["cut:600000", "404"]
+    with pytest.raises(DownloadError):
+        fetch(server, tmp_path)
+    (tmp_path / "model.zip.part").write_bytes(b"x" * 600000)
+    fetch(server, tmp_path)
+    assert server.ranges[-2:] == ["bytes=600000-", None]
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), len(CONTENT) + 5])
+def test_a_part_as_long_as_the_file_or_longer(server: Server, tmp_path: Path, size: int) -> None:
+    server.script = ["cut:600000", "404"]
+    with pytest.raises(DownloadError):
+        fetch(server, tmp_path)
+    (tmp_path / "model.zip.part").write_bytes((CONTENT + b"12345")[:size])
+    fetch(server, tmp_path)
+
+
+def test_a_file_that_changes_between_tries_is_not_mixed(server: Server, tmp_path: Path) -> None:
+    server.script = ["cut:600000", "change"]
+    target = tmp_path / "model.zip"
+    sha256 = download(server.url, target, policy=QUICK)
+    assert sha256 == hashlib.sha256(CONTENT[::-1]).hexdigest() and target.read_bytes() == CONTENT[::-1]
+
+
+def test_a_file_that_changes_without_saying_so_is_noticed(server: Server, tmp_path: Path) -> None:
+    server.validator, server.script = None, ["cut:600000"]
+    wrong = CONTENT[:600000][::-1] + CONTENT[600000:]
+    good, server.content = server.content, wrong
+    events: list[str] = []
+
+    def progress(now: Progress) -> None:
+        events.append(now.message)
+        if "trying again" in now.message:
+            server.content = good
+
+    fetch(server, tmp_path, progress=progress)
+    assert any("changed" in message for message in events)
+    assert server.ranges == [None, "bytes=600000-", None]
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "words"),
+    [
+        (["404"], {}, "There is no file at .* 404"),
+        (["410"], {}, "There is no file at"),
+        (["403"], {}, "may not be fetched"),
+        (["401"], {}, "may not be fetched"),
+        (["400"], {}, "answered 400"),
+        (["304"], {}, "answered 304"),
+        (["500"] * 9, {}, "after 4 tries .the server answered 500"),
+        (["cut:0"] * 9, {}, "after 4 tries .connection lost"),
+        (["stall:0"] * 9, {}, "after 4 tries .no answer in time"),
+        (["garbage"] * 9, {}, "after 4 tries"),
+        (["loop"] * 20, {}, "without end"),
+        (["gzip"], {}, "not asked for"),
+        (["ok"], {"hashes": {"sha256": "0" * 64}}, "SHA-256 begins with"),
+        (["ok"], {"hashes": {"md5": "0" * 32}}, "MD5 begins with"),
+        (["ok"], {"hashes": {"sha1": "0" * 40}}, "SHA-1 begins with"),
+        (["unsized"], {"hashes": {"sha256": "0" * 64}}, "SHA-256 begins with"),
+        (["ok"], {"size": len(CONTENT) + 1}, "were promised"),
+        (["more"], {"size": len(CONTENT)}, "were promised"),
+        (["unsized"], {"size": len(CONTENT) - 1}, "more than"),
+        (["ok"], {"limit": 1000}, "at most 1 kB"),
+        (["unsized"], {"limit": 1000}, "more than the 1 kB"),
+        (["more"], {}, "SHA-256 begins with"),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_leaves_no_file(
+    server: Server, tmp_path: Path, script: list[str], options: dict, words: str
+) -> None:
+    server.script = list(script)
+    with pytest.raises(DownloadError, match=words) as caught:
+        fetch(server, tmp_path, **options)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert not (tmp_path / "model.zip").exists()
+    assert leftovers(tmp_path) == []
+
+
+def test_wrong_bytes_are_a_mismatch_and_the_next_call_is_fine(server: Server, tmp_path: Path) -> None:
+    good, server.content = server.content, CONTENT[::-1]
+    with pytest.raises(Mismatch):
+        fetch(server, tmp_path)
+    server.content = good
+    fetch(server, tmp_path)
+
+
+def test_a_file_that_never_ends_keeps_its_part(server: Server, tmp_path: Path) -> None:
+    server.script = ["cut:300000"] + ["500"] * 9
+    with pytest.raises(DownloadError, match="300 kB are kept"):
+        fetch(server, tmp_path)
+    server.script = []
+    fetch(server, tmp_path)
+
+
+def test_always_cut_at_the_same_byte_ends(server: Server, tmp_path: Path) -> None:
+    server.validator, server.script = None, ["cut:1000"] * 50
+    with pytest.raises(DownloadError, match="after 4 tries"):
+        fetch(server, tmp_path, hashes={})
+    assert len(server.requests) <= 6
+
+
+def test_retry_after_is_respected(server: Server, tmp_path: Path) -> None:
+    server.script, server.headers = ["503"], {"Retry-After": "1"}
+    began = time.monotonic()
+    fetch(server, tmp_path, policy=Policy(wait=0.01, longest=0.5))
+    assert time.monotonic() - began >= 0.5
+
+
+def test_a_file_that_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    fetch(server, tmp_path)
+    fetch(server, tmp_path)
+    assert len(server.requests) == 1
+
+
+def test_nothing_listens(tmp_path: Path) -> None:
+    with serve(b"") as gone:
+        url = gone.url
+    with pytest.raises(DownloadError, match="connection refused"):
+        download(url, tmp_path / "model.zip", hashes=HASHES, policy=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ftp://127.0.0.1/x", "not an address"),
+        ("file:///etc/passwd", "not an address"),
+        ("http://", "not an address"),
+        ("http://[::1", "not an address"),
+        ("", "not an address"),
+        ("https://a..b/", "not an address|cannot be fetched|could not be fetched"),
+        ("http://example.org/x.zip", "neither encryption nor a published hash"),
+        ("http://no-such-host.invalid/x", "could not be fetched"),
+    ],
+)
+def test_addresses_that_cannot_be(tmp_path: Path, url: str, words: str) -> None:
+    hashes = HASHES if "invalid" in url else {}
+    with pytest.raises(DownloadError, match=words) as caught:
+        download(url, tmp_path / "x", hashes=hashes, policy=Policy(attempts=1, wait=0, connect=2))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("script", [["stall:300000"], ["stall:0"], ["500"] * 9, ["ok"]], ids=" ".join)
+def test_cancel_is_quick_whatever_the_server_does(server: Server, tmp_path: Path, script: list[str]) -> None:
+    server.script, server.delay = list(script), 0.5 if script == ["ok"] else 0.0
+    patient = Policy(attempts=9, wait=20, longest=20, connect=20, silence=20)
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        fetch(server, tmp_path, policy=patient, cancel=lambda: time.monotonic() - began > 0.3)
+    assert time.monotonic() - began < 2
+    assert not (tmp_path / "model.zip").exists()
+
+
+def test_progress_tells_bytes_and_keeps_ticking_in_silence(server: Server, tmp_path: Path) -> None:
+    server.script = ["stall:500000"]
+    seen: list[Progress] = []
+    fetch(server, tmp_path, progress=seen.append)
+    assert seen[-1].total == len(CONTENT)
+    assert sum(now.done == 500000 for now in seen) >= 3
+    assert all(now.stage == "download" and now.message for now in seen)
+
+
+def test_threads_that_want_one_file_take_turns(server: Server, tmp_path: Path) -> None:
+    server.delay = 0.2
+    threads = [threading.Thread(target=fetch, args=(server, tmp_path)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.requests) == 1
+
+
+def _child(url: str, target: str, results: multiprocessing.Queue) -> None:
+    results.put(download(url, Path(target), hashes=HASHES, policy=QUICK))
+
+
+def test_processes_that_want_one_file_take_turns(server: Server, tmp_path: Path) -> None:
+    server.delay = 0.5
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    children = [
+        context.Process(target=_child, args=(server.url, str(tmp_path / "model.zip"), results)) for _ in range(2)
+    ]
+    for child in children:
+        child.start()
+    assert [results.get(timeout=60) for _ in children] == [SHA256] * 2
+    for child in children:
+        child.join()
+    assert len(server.requests) == 1 and leftovers(tmp_path) == []
+
+
+def test_a_killed_process_frees_the_lock_and_its_part_is_resumed(server: Server, tmp_path: Path) -> None:
+    server.script = ["stall:600000"]
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=_patient_child, args=(server.url, str(tmp_path / "model.zip")))
+    child.start()
+    part = tmp_path / "model.zip.part"
+    wait_for(lambda: part.exists() and part.stat().st_size > 0)
+    child.kill()
+    child.join()
+    kept = part.stat().st_size
+    fetch(server, tmp_path)
+    assert server.ranges[-1] == f"bytes={kept}-"
+
+
+def _patient_child(url: str, target: str) -> None:
+    download(url, Path(target), hashes=HASHES, policy=Policy(silence=60))
+
+
+def wait_for(ready: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from UNetSegmentLib.package.download import download
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+try:
+    download(sys.argv[1], Path(sys.argv[2]), hashes={"sha256": sys.argv[3]})
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file-size limit for a process")
+def test_a_full_disk_or_quota_says_so(server: Server, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, server.url, str(tmp_path / "model.zip"), SHA256],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout.startswith("OutputError The disk or quota of") and "is full" in done.stdout, done.stderr
+    assert not (tmp_path / "model.zip").exists()
+    fetch(server, tmp_path)  # with room, it goes on
+    assert server.ranges[-1] == "bytes=500000-"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 KiB, where this computer lets us mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    if (
+        not mount
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("this computer does not let us mount a small disk")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_small_disk_is_noticed_before_and_during(server: Server, small_disk: Path) -> None:
+    with pytest.raises(OutputError, match="free where"):
+        fetch(server, small_disk)
+    server.script = ["unsized"]
+    with pytest.raises(OutputError, match="is full"):
+        fetch(server, small_disk)
+    assert not (small_disk / "model.zip").exists()
+
+
+def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match="Cannot write to the folder"):
+        download(server.url, tmp_path / "file" / "model.zip", hashes=HASHES)
+    assert server.requests == []
+
+
+def test_the_proxy_of_the_system_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url.rsplit("/", 1)[0])
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert download("http://example.invalid/model.zip", tmp_path / "x.zip", hashes=HASHES, policy=QUICK) == SHA256
+    assert server.requests[0][0] == "http://example.invalid/model.zip"
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
+def test_the_certificates_of_the_system_are_used(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    make = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    subprocess.run(["openssl", *make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    url = f"https://localhost:{server.http.server_port}/model.zip"
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DownloadError, match="certificate of 'localhost' is not trusted here .self-signed"):
+        download(url, tmp_path / "out" / "model.zip", hashes=HASHES, policy=QUICK)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert download(url, tmp_path / "out" / "model.zip", hashes=HASHES, policy=QUICK) == SHA256
+
+
+def test_text_is_read_within_its_limit(server: Server) -> None:
+    server.content = "ä".encode() * 1000
+    assert read_text(server.url, policy=QUICK) == "ä" * 1000
+    server.script = ["500", "cut:10"]
+    assert read_text(server.url, policy=QUICK) == "ä" * 1000
+    for script, limit, words in [
+        (["ok"], 1000, "larger than"),
+        (["404"], 4000, "answered 404"),
+        (["500"] * 9, 4000, "could not be fetched"),
+    ]:
+        server.script = script
+        with pytest.raises(DownloadError, match=words):
+            read_text(server.url, limit=limit, policy=QUICK)
+    server.script, server.content = [], b"\xff\xfe"
+    with pytest.raises(DownloadError, match="not UTF-8"):
+        read_text(server.url, policy=QUICK)
+    with pytest.raises(DownloadError, match="neither encryption"):
+        read_text("http://example.org/catalog.json")

@@ -1,0 +1,94 @@
+"""What the store writes down: where a model came from, the hashes of its files, and downloads trusted on first use.
+
+Small JSON files without absolute paths, so that a cache folder can be copied to another computer. What cannot be read
+counts as not written: a record helps, but a model runs without one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from . import schema
+from .archive import write_error
+from .package import cache_folder
+
+
+def record_path(name: str) -> Path:
+    """The record of the installed model ``name``."""
+    return cache_folder() / "records" / f"{name}.json"
+
+
+def trust_path(name: str, version: str) -> Path:
+    """The hash of a download for which none is published."""
+    return cache_folder() / "trust" / f"{name}-{version}.json"
+
+
+def record(name: str) -> dict[str, Any]:
+    """``source``, ``version``, ``kind``, ``sha256``, ``time``, ``size``, ``files``; empty where there is none."""
+    found = read(record_path(name))
+    files = found.get("files")
+    sound = isinstance(files, dict) and all(_is_fact(file, fact) for file, fact in files.items())
+    return found if sound else {}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A small JSON object; empty where it is missing or broken."""
+    try:
+        content = schema.load_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a small JSON object, whole or not at all.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content, indent=1), "utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise write_error(error, path.parent) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def facts(folder: Path) -> dict[str, list[Any]]:
+    """Size in bytes and SHA-256 of every file below ``folder``, by its path there."""
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)] for path in files(folder)}
+
+
+def files(folder: Path) -> list[Path]:
+    """The plain files below ``folder``; links are not followed."""
+    if folder.is_symlink():
+        return []
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _is_fact(file: str, fact: Any) -> bool:
+    inside = not Path(file).is_absolute() and ".." not in Path(file).parts
+    return inside and isinstance(fact, list) and len(fact) == 2 and isinstance(fact[0], int)

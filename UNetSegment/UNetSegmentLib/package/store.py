@@ -1,0 +1,400 @@
+"""The user's cache of models: fetch, import, check and remove. Nothing outside the cache folder is touched.
+
+``models/NAME`` holds a model, ``records/NAME.json`` where it came from and the hashes of its files, ``trust`` the
+hashes of downloads for which none is published, ``downloads`` and ``staging`` work that is not finished. Nothing in
+them says where the folder is, so that it can be copied to another computer.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DownloadError, OutputError, PackageError
+from . import archive, package, records
+from .archive import size_text, write_error
+from .catalog import Entry
+from .download import Mismatch, Policy, Progress, download
+from .lock import locked
+from .package import Package, cache_folder
+
+Tell = Callable[[Progress], None]
+Cancel = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A model that was put into the store, and what the user should be told about it."""
+
+    name: str
+    package: Package
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Info:
+    """What the store knows of a model.
+
+    Args:
+        name: By which it is loaded.
+        folder: Where it is.
+        ships: Whether it came with UNetSegment and cannot be removed.
+        size: Bytes on disk.
+        record: Where it came from: ``source``, ``version``, ``kind``, ``sha256`` of its zip, ``time``; empty for a
+            model that ships or was copied there by hand.
+    """
+
+    name: str
+    folder: Path
+    ships: bool
+    size: int
+    record: dict[str, Any]
+
+
+def installed() -> dict[str, Path]:
+    """Names and folders of the models on this computer, of every kind; the user's win over those that ship."""
+    found = dict(package.installed())
+    for record in sorted((cache_folder() / "records").glob("*.json")):
+        folder = cache_folder() / "models" / record.stem
+        if folder.is_dir():
+            found[record.stem] = folder
+    return found
+
+
+def info(name: str) -> Info:
+    """What is known of the installed model ``name``.
+
+    Raises:
+        PackageError: There is none.
+    """
+    folder = _folder(name)
+    ships = folder.parent != cache_folder() / "models"
+    return Info(name, folder, ships, _size(folder), {} if ships else records.record(name))
+
+
+def get(
+    entry: Entry,
+    progress: Tell | None = None,
+    cancel: Cancel | None = None,
+    *,
+    forget: bool = False,
+    policy: Policy | None = None,
+) -> Outcome:
+    """Fetch a model of the catalog, prove it, and put it into the store.
+
+    Two processes that want the same model take turns; the second finds it there.
+
+    Args:
+        entry: The model.
+        progress: Told some ten times a second.
+        cancel: Asked as often; True stops the work.
+        forget: Accept a file that differs from the one first downloaded, where no hash is published.
+        policy: How patient to be with the server.
+
+    Raises:
+        DownloadError: It cannot be fetched, or is not the file that was promised.
+        PackageError: What was fetched is not a model that can be loaded.
+        OutputError: The disk is full, or the cache folder cannot be written.
+        Cancelled: ``cancel`` said so. In all these cases the models are as they were.
+    """
+    if entry.cannot_run:
+        raise PackageError(f"Model '{entry.name}' cannot be run by UNetSegment: {entry.cannot_run}.")
+    if entry.bundled:
+        return Outcome(entry.name, package.load(_folder(entry.name)), (f"'{entry.name}' ships with UNetSegment.",))
+    with _staging(entry.name, cancel, progress) as stage:
+        if there := _present(entry):
+            return Outcome(entry.name, there, (f"'{entry.name}' {entry.version} is here already.",))
+        trust = records.trust_path(entry.name, entry.version)
+        known = {} if forget else records.read(trust)
+        zipped = cache_folder() / "downloads" / f"{entry.name}-{entry.version}.zip"
+        seen = known.get("sha256") if not entry.hashes and known.get("url") == entry.url else None
+        try:
+            sha256 = download(
+                entry.url or "",
+                zipped,
+                size=entry.size,
+                hashes=entry.hashes or ({"sha256": seen} if seen else {}),
+                policy=policy,
+                progress=progress,
+                cancel=cancel,
+            )
+        except Mismatch:
+            if not seen:
+                raise
+            raise DownloadError(
+                f"What '{entry.url}' sends now is not the file first downloaded on {known.get('time', '')[:10]}; ask its "
+                "publisher, and repeat with --forget if the change is meant."
+            ) from None
+        try:
+            archive.unpack(zipped, stage / "content", progress=_told(progress, "unpack", "Unpacking"), cancel=cancel)
+            root, _ = _root(stage / "content", zipped.name)
+            _check_kind(entry, root)
+            origin = {"source": entry.url, "version": entry.version, "kind": entry.kind, "sha256": sha256}
+            loaded = _install(entry.name, root, stage, origin, progress)
+        finally:
+            zipped.unlink(missing_ok=True)
+        remarks = []
+        if not entry.hashes and not seen:
+            records.write(trust, {"url": entry.url, "sha256": sha256, "time": records.now()})
+            remarks.append(
+                f"No hash is published for '{entry.name}': this first download is trusted, and later ones must be the same "
+                f"file (SHA-256 {sha256[:12]}...)."
+            )
+        return Outcome(entry.name, loaded, tuple(remarks))
+
+
+def import_(
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    progress: Tell | None = None,
+    cancel: Cancel | None = None,
+) -> Outcome:
+    """Put a model from a folder or zip into the store, without network; the original is left alone.
+
+    Args:
+        path: The folder or zip.
+        name: What to call it; by default what it calls itself.
+        progress: Told while it is copied.
+        cancel: Asked as often; True stops the work.
+
+    Raises:
+        PackageError: It is not a model that can be loaded, or holds what a model must not hold.
+        OutputError: The disk is full, or the cache folder cannot be written.
+        Cancelled: ``cancel`` said so. In all these cases the store is as it was.
+    """
+    source = Path(path)
+    if not source.exists():
+        raise PackageError(f"There is no file or folder '{source}'; check the path.")
+    if name is not None:
+        _check_name(name)
+    with _staging("+import", cancel, progress) as stage:
+        content = stage / "content"
+        told = _told(progress, "import", "Copying")
+        origin: dict[str, Any] = {"source": source.name}
+        if source.is_dir():
+            archive.copy(source.resolve(), content, skip=_leave_out, progress=told, cancel=cancel)
+        else:
+            archive.unpack(source, content, progress=told, cancel=cancel)
+            origin["sha256"] = records.sha256(source)
+        root, found = _root(content, source.name)
+        name = name or _plain_name(found.manifest.name)
+        origin["version"] = found.manifest.version
+        replaced = name in installed()
+        with locked(_lock(name), cancel):
+            loaded = _install(name, root, stage, origin, progress)
+        remarks = (f"It replaces the model '{name}' that was there.",) if replaced else ()
+        return Outcome(name, loaded, remarks)
+
+
+def verify(name: str) -> int:
+    """Prove that the installed model ``name`` is what was installed: every file's size and SHA-256.
+
+    Returns:
+        How many files were compared with the hashes noted when it was installed.
+
+    Raises:
+        PackageError: There is no such model, or a file of it is missing or changed.
+    """
+    folder = _folder(name)
+    noted = {} if info(name).ships else records.record(name).get("files", {})
+    for file, (size, sha256) in noted.items():
+        path = folder / file
+        if not path.is_file():
+            raise PackageError(f"Model '{name}' is damaged: {file} is missing; install it again.")
+        if path.stat().st_size != size or records.sha256(path) != sha256:
+            raise PackageError(f"Model '{name}' is damaged: the checksum of {file} is wrong; install it again.")
+    package.load(folder).verify()
+    return len(noted)
+
+
+def remove(name: str) -> int:
+    """Delete the model ``name`` from the store; returns the bytes freed.
+
+    Raises:
+        PackageError: There is none, or it ships with UNetSegment.
+        OutputError: It cannot be deleted.
+    """
+    if info(name).ships:
+        raise PackageError(f"Model '{name}' ships with UNetSegment and cannot be removed alone.")
+    with _staging(name) as stage:
+        folder = cache_folder() / "models" / name
+        freed = _size(folder)
+        _move(folder, stage / "removed")
+        records.record_path(name).unlink(missing_ok=True)
+        return freed
+
+
+def remove_all() -> int:
+    """Delete all models and unfinished downloads, but no hash trusted on first use and no catalog; returns the bytes freed.
+
+    Raises:
+        OutputError: Something cannot be deleted.
+    """
+    freed = 0
+    for part in ("models", "records", "downloads", "staging"):
+        folder = cache_folder() / part
+        freed += _size(folder)
+        for child in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if child.suffix == ".lock":  # deleted, two processes could hold two locks of one name
+                continue
+            try:
+                _delete(child)
+            except OSError as error:
+                raise OutputError(
+                    f"'{child}' cannot be deleted ({error.strerror or error}); is a model in use?"
+                ) from None
+    return freed
+
+
+def _install(name: str, root: Path, stage: Path, origin: dict[str, Any], progress: Tell | None) -> Package:
+    """Move the proven model at ``root`` to its place; where one was, it comes back if anything fails."""
+    _check_name(name)
+    if progress is not None:
+        progress(Progress("check", 0, None, "Checking the model"))
+    files = records.facts(root)
+    size = sum(size for size, _ in files.values())
+    record = {**origin, "time": records.now(), "size": size, "files": files}
+    target, before = cache_folder() / "models" / name, stage / "before"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kept = target.exists() or target.is_symlink()
+        if kept:
+            os.rename(target, before)
+        try:
+            os.rename(root, target)
+            loaded = package.load(target)
+            records.write(records.record_path(name), record)
+        except BaseException:
+            if target.exists():
+                os.rename(target, stage / "failed")
+            if kept:
+                os.rename(before, target)
+            raise
+    except OSError as error:
+        raise write_error(error, target.parent) from None
+    return loaded
+
+
+def _root(content: Path, what: str) -> tuple[Path, Package]:
+    """The folder of the model in what was unpacked: often it lies in one folder, or several within each other."""
+    folder = content
+    while True:
+        try:
+            return folder, package.load(folder)
+        except PackageError as error:
+            inner = [p for p in folder.iterdir() if p.name != "__MACOSX" and not p.name.startswith(".")]
+            if len(inner) != 1 or not inner[0].is_dir():
+                place = folder.relative_to(content).as_posix()
+                shown = what if place == "." else f"{what}/{place}"
+                raise PackageError(str(error).replace(str(folder), shown)) from None
+            folder = inner[0]
+
+
+def _check_kind(entry: Entry, root: Path) -> None:
+    found = package.load(root).manifest
+    if entry.kind == "unetsegment" and (found.name, found.version) != (entry.name, entry.version):
+        raise PackageError(
+            f"'{entry.url}' holds the model '{found.name}' {found.version} where the catalog promises '{entry.name}' "
+            f"{entry.version}; tell the publisher of the catalog '{entry.catalog}'."
+        )
+
+
+def _present(entry: Entry) -> Package | None:
+    """The model of ``entry`` where this very version is installed and loads."""
+    record = records.record(entry.name)
+    if (record.get("source"), record.get("version")) != (entry.url, entry.version):
+        return None
+    if "sha256" in entry.hashes and record.get("sha256") != entry.hashes["sha256"]:
+        return None
+    try:
+        return package.load(cache_folder() / "models" / entry.name)
+    except PackageError:
+        return None
+
+
+@contextmanager
+def _staging(name: str, cancel: Cancel | None = None, progress: Tell | None = None) -> Iterator[Path]:
+    """Hold the lock of ``name`` and give a folder for unfinished work; it is gone afterwards."""
+
+    def waiting() -> None:
+        if progress is not None:
+            progress(Progress("wait", 0, None, "Waiting for another process that works on this model"))
+
+    root = cache_folder() / "staging"
+    with locked(_lock(name), cancel, waiting):
+        stage = root / f"{name}.{secrets.token_hex(4)}"
+        try:
+            for left in root.glob(f"{name}.????????") if root.is_dir() else ():  # of a process that was killed
+                _delete(left)
+            stage.mkdir(parents=True)
+        except OSError as error:
+            raise write_error(error, cache_folder()) from None
+        try:
+            yield stage
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _told(progress: Tell | None, stage: str, verb: str) -> archive.Progress:
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(Progress(stage, done, total, f"{verb} {size_text(done)} of {size_text(total)}"))
+
+    return tell
+
+
+def _leave_out(path: str) -> bool:
+    """Hidden files, caches, and the predictions that nnU-Net leaves beside its weights: of use to no one here."""
+    parts = path.split("/")
+    beside_weights = len(parts) > 1 and parts[-2].startswith("fold_") and parts[-1].startswith("validation")
+    return parts[-1].startswith(".") or parts[-1] in ("__pycache__", "__MACOSX") or beside_weights
+
+
+def _folder(name: str) -> Path:
+    known = installed()
+    if name not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise PackageError(f"There is no installed model '{name}'; there are: {names}.")
+    return known[name]
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9_-])?", name) or archive.is_device(name):
+        raise PackageError(
+            f"'{name}' cannot be the name of a model; use up to 64 of the letters a-z, digits, '.', '_' and '-'."
+        )
+
+
+def _plain_name(name: str) -> str:
+    """``name`` in the letters that the store allows."""
+    plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:64].strip("-._")
+    return plain or "model"
+
+
+def _lock(name: str) -> Path:
+    return cache_folder() / "locks" / f"{name}.lock"
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        raise OutputError(f"'{source}' cannot be deleted ({error.strerror or error}); is the model in use?") from None
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in records.files(folder))
