@@ -24,6 +24,7 @@ conventions = st.sampled_from(["monai", "nnunet"])
 needs_openvino = pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
 
 
+@settings(deadline=None)
 @given(sizes, patches, overlaps, conventions)
 def test_patches_cover_every_voxel_and_stay_inside(shape, patch, overlap, convention):
     tiling = Tiling.cover(shape, patch, overlap, convention)

@@ -1,16 +1,25 @@
 """The two inner loops of the export, compiled by numba where it is installed.
 
-Imported where they are used. Float32 operations keep the order of :mod:`interpolate`, none fused or reordered, so that
+Float32 operations keep the order of :mod:`interpolate`, none fused or reordered, so that
 the labels are those of the NumPy form to the last voxel.
 """
 
 from __future__ import annotations
 
-import numba
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 
 
-@numba.njit(nogil=True, cache=True)
+@cache
+def compiled() -> tuple[Callable[..., None], Callable[..., None]]:
+    """:func:`argmax` and :func:`fill` as machine code, kept on disk after the first call."""
+    import numba
+
+    return numba.njit(nogil=True, cache=True)(argmax), numba.njit(nogil=True, cache=True)(fill)
+
+
 def argmax(values: np.ndarray, winner: np.ndarray) -> None:
     """Index of the greatest of (K, N) along K, the first of equals, into ``winner`` (N,)."""
     count, size = values.shape
@@ -28,7 +37,6 @@ def argmax(values: np.ndarray, winner: np.ndarray) -> None:
                     winner[start + n] = c
 
 
-@numba.njit(nogil=True, cache=True)
 def fill(values, winner, rows, row_weight, j0, j1, wj, k0, k1, wk, order, threshold, regions, table, result):
     """Label output rows; see :func:`export._fill`, whose arguments and answers are the same."""
     count, mixed = values.shape[0], np.iinfo(np.uint16).max

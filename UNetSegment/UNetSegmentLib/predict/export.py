@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..package import Manifest
+from . import boundary
 from .interpolate import Lerp
 
 COMPILED_FROM = 3e7
@@ -152,13 +153,10 @@ def _label(
     """Label the rows of ``result`` from outputs, whose rows ``rows[0]`` and ``rows[1]`` lie around them."""
     outputs = np.ascontiguousarray(outputs)
     winner = np.empty(outputs.shape[1:], np.uint16)
-    kernel = _fill
-    if compiled:
-        from .boundary import argmax
-        from .boundary import fill as kernel
+    argmax, kernel = boundary.compiled() if compiled else (None, _fill)
 
     def win(cut: slice) -> None:
-        if compiled and not decision.regions:
+        if argmax is not None and not decision.regions:
             for row in range(cut.start, cut.stop):
                 argmax(outputs[:, row].reshape(len(outputs), -1), winner[row].reshape(-1))
         else:
