@@ -97,9 +97,10 @@ def test_names_that_leave_the_folder_or_mean_something_else(tmp_path: Path, name
     refused(tmp_path, pack(tmp_path / "bad.zip", [("good.txt", b"1"), (name, b"evil")]), words)
 
 
-def test_a_name_with_a_hidden_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hidden", [b"good\x00..", b"\x00oodX..", b"goodX\x00."])
+def test_a_name_with_a_hidden_end(tmp_path: Path, hidden: bytes) -> None:
     packed = pack(tmp_path / "bad.zip", [("goodX../evil", b"evil")])
-    packed.write_bytes(packed.read_bytes().replace(b"goodX..", b"good\x00.."))
+    packed.write_bytes(packed.read_bytes().replace(b"goodX..", hidden))
     refused(tmp_path, packed, "leads out|not every system")
 
 
@@ -245,7 +246,7 @@ def test_any_names_stay_inside_or_are_refused(
     folder = tmp_path_factory.mktemp("fuzz")
     try:
         packed = pack(folder / "a.zip", entries)
-    except ValueError:
+    except (ValueError, IndexError):  # zipfile itself refuses to write it
         return
     try:
         archive.unpack(packed, folder / "out")

@@ -127,7 +127,8 @@ def test_trust_on_first_use(server: Server, tmp_path: Path) -> None:
 def test_a_new_version_replaces_the_old_one(server: Server, tmp_path: Path) -> None:
     store.get(entry(server.url), policy=QUICK)
     server.content = zipped(model(tmp_path / "new", b"better", version="1.1.0"))
-    store.get(entry(server.url, version="1.1.0"), policy=QUICK)
+    remarks = store.get(entry(server.url, version="1.1.0"), policy=QUICK).remarks
+    assert remarks[0] == "It replaces the model 'synthetic' 1.0.0 that was there."
     assert package.load("synthetic").manifest.version == "1.1.0"
     assert store.verify("synthetic") == 2
 

@@ -60,7 +60,9 @@ def add(commands: Any) -> None:
     remove.add_argument("--all", action="store_true", help="delete all models that do not ship with UNetSegment")
 
     provenance = commands.add_parser("info", help="tell how a result was made: model, version, options, time")
-    provenance.add_argument("file", help="a label map that UNetSegment wrote: .seg.nrrd")
+    provenance.add_argument(
+        "file", help="a label map that UNetSegment wrote: .seg.nrrd (everything) or NIfTI (the model)"
+    )
     provenance.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
     provenance.set_defaults(run=_provenance)
 

@@ -93,7 +93,9 @@ def read_labelmap(path: str | os.PathLike[str]) -> LabelMap:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
-    """How a label map was made, from its header alone: the model, its version and hash, options, software, time.
+    """How a label map was made, from its header alone.
+
+    A ``.seg.nrrd`` tells model, version and hash, options, software and time; a NIfTI has room for the first three.
 
     Raises:
         InputError: It cannot be read, or carries nothing of the kind.
@@ -109,12 +111,14 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"'{path.name}' cannot be read as an image ({_last_line(error)}).") from None
-    found = {
-        key.removeprefix(_PREFIX): _text(reader, key) for key in reader.GetMetaDataKeys() if key.startswith(_PREFIX)
-    }
+    header = {key: _text(reader, key) for key in reader.GetMetaDataKeys()}
+    found = {key.removeprefix(_PREFIX): text for key, text in header.items() if key.startswith(_PREFIX)}
+    note = header.get("descrip", "").split()
+    if not found and len(note) == 4 and note[0] == "UNetSegment":
+        found = dict(zip(("model", "model_version", "model_hash"), note[1:], strict=True))
     if not found:
         raise InputError(
-            f"'{path.name}' does not say how it was made; only .seg.nrrd files that UNetSegment wrote carry that."
+            f"'{path.name}' does not say how it was made; only .seg.nrrd and NIfTI files that UNetSegment wrote do."
         )
     return found
 
@@ -147,7 +151,7 @@ def write_labelmap(path: str | os.PathLike[str], labelmap: LabelMap, metadata: M
 
     Args:
         path: ``.seg.nrrd`` opens in 3D Slicer as a segmentation with names, colours and terminology; ``.nii.gz`` and
-            the other endings hold the voxel values alone.
+            the other endings hold the voxel values; NIfTI also the model's name, version and hash.
         labelmap: What to write.
         metadata: Extra header entries of a ``.seg.nrrd``, on top of the map's own.
 
@@ -160,9 +164,12 @@ def write_labelmap(path: str | os.PathLike[str], labelmap: LabelMap, metadata: M
     check_output(path)
     image = sitk.GetImageFromArray(labelmap.array.T)
     _place(image, labelmap.grid)
+    facts = {**labelmap.metadata, **(metadata or {})}
     if path.name.lower().endswith(".seg.nrrd"):
-        for key, text in _header(labelmap, {**labelmap.metadata, **(metadata or {})}).items():
+        for key, text in _header(labelmap, facts).items():
             image.SetMetaData(key, text)
+    elif path.name.lower().endswith((".nii", ".nii.gz")) and (note := _note(facts)):
+        image.SetMetaData("ITK_FileNotes", note)
     with _beside(path) as part:
         try:
             sitk.WriteImage(image, str(part), useCompression=True)
@@ -341,6 +348,13 @@ def _header(labelmap: LabelMap, metadata: Mapping[str, str]) -> dict[str, str]:
         header.update({f"Segment{index}_{key}": text for key, text in entries.items()})
     header.update({f"{_PREFIX}{key}": text.replace("\n", " ") for key, text in metadata.items() if text})
     return header
+
+
+def _note(metadata: Mapping[str, str]) -> str:
+    """Model, version and the hash's beginning for the 79 bytes of NIfTI's ``descrip``; empty where they do not fit."""
+    parts = [metadata.get(key, "") for key in ("model", "model_version", "model_hash")]
+    note = " ".join(["UNetSegment", *parts[:2], parts[2][:16]])
+    return note if all(parts) and len(note.split()) == 4 and note.isascii() and len(note) <= 79 else ""
 
 
 def _segments(header: Mapping[str, str]) -> Iterator[tuple[int, Label]]:

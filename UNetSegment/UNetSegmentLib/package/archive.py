@@ -72,7 +72,7 @@ def unpack(
                 done = 0
                 for entry in entries:
                     place = folder / entry.filename
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         place.mkdir(parents=True, exist_ok=True)
                         continue
                     place.parent.mkdir(parents=True, exist_ok=True)
@@ -215,11 +215,17 @@ def _check_entries(archive: str, entries: list[zipfile.ZipInfo], count_limit: in
             raise PackageError(f"'{archive}' is encrypted; give a zip without a password.")
         if entry.compress_type not in _METHODS:
             raise PackageError(f"'{archive}' is compressed by a method other than deflate; zip the model again.")
-        if entry.is_dir() and entry.file_size:
+        if _is_folder(entry) and entry.file_size:
             raise PackageError(
                 f"'{archive}' is not a sound zip file (the folder {name!r} has content); fetch it again."
             )
-    _check_names(archive, [entry.orig_filename for entry in entries], {e.orig_filename for e in entries if e.is_dir()})
+    _check_names(
+        archive, [entry.orig_filename for entry in entries], {e.orig_filename for e in entries if _is_folder(e)}
+    )
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.orig_filename.endswith("/")  # before Python 3.13, is_dir() fails for a name that begins with NUL
 
 
 def _check_names(what: str, names: Iterable[str], folders: Iterable[str] = ()) -> None:

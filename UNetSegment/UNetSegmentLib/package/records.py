@@ -75,6 +75,11 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
+def size(folder: Path) -> int:
+    """Bytes of the plain files below ``folder``."""
+    return sum(path.stat().st_size for path in files(folder))
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     hasher = hashlib.sha256()

@@ -76,7 +76,7 @@ def info(name: str) -> Info:
     """
     folder = _folder(name)
     ships = folder.parent != cache_folder() / "models"
-    return Info(name, folder, ships, _size(folder), {} if ships else records.record(name))
+    return Info(name, folder, ships, records.size(folder), {} if ships else records.record(name))
 
 
 def get(
@@ -137,10 +137,10 @@ def get(
             root, _ = _root(stage / "content", zipped.name)
             _check_kind(entry, root)
             origin = {"source": entry.url, "version": entry.version, "kind": entry.kind, "sha256": sha256}
+            remarks = _replaced(entry.name)
             loaded = _install(entry.name, root, stage, origin, progress)
         finally:
             zipped.unlink(missing_ok=True)
-        remarks = []
         if not entry.hashes and not seen:
             records.write(trust, {"url": entry.url, "sha256": sha256, "time": records.now()})
             remarks.append(
@@ -186,11 +186,9 @@ def import_(
         root, found = _root(content, source.name)
         name = name or _plain_name(found.manifest.name)
         origin["version"] = found.manifest.version
-        replaced = name in installed()
-        with locked(_lock(name), cancel):
-            loaded = _install(name, root, stage, origin, progress)
-        remarks = (f"It replaces the model '{name}' that was there.",) if replaced else ()
-        return Outcome(name, loaded, remarks)
+        with locked(cache_folder() / "locks" / f"{name}.lock", cancel):
+            remarks = _replaced(name)
+            return Outcome(name, _install(name, root, stage, origin, progress), tuple(remarks))
 
 
 def verify(name: str) -> int:
@@ -225,7 +223,7 @@ def remove(name: str) -> int:
         raise PackageError(f"Model '{name}' ships with UNetSegment and cannot be removed alone.")
     with _staging(name) as stage:
         folder = cache_folder() / "models" / name
-        freed = _size(folder)
+        freed = records.size(folder)
         _move(folder, stage / "removed")
         records.record_path(name).unlink(missing_ok=True)
         return freed
@@ -240,7 +238,7 @@ def remove_all() -> int:
     freed = 0
     for part in ("models", "records", "downloads", "staging"):
         folder = cache_folder() / part
-        freed += _size(folder)
+        freed += records.size(folder)
         for child in sorted(folder.iterdir()) if folder.is_dir() else ():
             if child.suffix == ".lock":  # deleted, two processes could hold two locks of one name
                 continue
@@ -280,6 +278,14 @@ def _install(name: str, root: Path, stage: Path, origin: dict[str, Any], progres
     except OSError as error:
         raise write_error(error, target.parent) from None
     return loaded
+
+
+def _replaced(name: str) -> list[str]:
+    """What to say where a model of that name is there already."""
+    if name not in installed():
+        return []
+    before = f" {version}" if (version := records.record(name).get("version")) else ""
+    return [f"It replaces the model '{name}'{before} that was there."]
 
 
 def _root(content: Path, what: str) -> tuple[Path, Package]:
@@ -328,7 +334,7 @@ def _staging(name: str, cancel: Cancel | None = None, progress: Tell | None = No
             progress(Progress("wait", 0, None, "Waiting for another process that works on this model"))
 
     root = cache_folder() / "staging"
-    with locked(_lock(name), cancel, waiting):
+    with locked(cache_folder() / "locks" / f"{name}.lock", cancel, waiting):
         stage = root / f"{name}.{secrets.token_hex(4)}"
         try:
             for left in root.glob(f"{name}.????????") if root.is_dir() else ():  # of a process that was killed
@@ -378,10 +384,6 @@ def _plain_name(name: str) -> str:
     return plain or "model"
 
 
-def _lock(name: str) -> Path:
-    return cache_folder() / "locks" / f"{name}.lock"
-
-
 def _move(source: Path, target: Path) -> None:
     try:
         os.rename(source, target)
@@ -394,7 +396,3 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in records.files(folder))
