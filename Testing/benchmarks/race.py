@@ -99,8 +99,11 @@ class Run:
             warm = [getattr(answer.stages["predict"], kind) for answer in self.warm or [self.cold]]
             network = [answer.result["network"][kind] for answer in self.warm or [self.cold]]
             rest = [whole - part for whole, part in zip(warm, network)]
-            row |= {f"warm_{kind}": _mean(warm), f"network_{kind}": _mean(network), f"rest_{kind}": _mean(rest)}
-        row["network_calls"] = answers[-1].result["network"]["calls"]
+            row[f"warm_{kind}"] = _mean(warm)
+            if answers[-1].result["network"]["calls"]:  # timed on processors only
+                row |= {f"network_{kind}": _mean(network), f"rest_{kind}": _mean(rest)}
+        calls = [answer.result["network"]["calls"] for answer in self.warm or [self.cold]]
+        row["network_calls"] = _mean(calls)
         if provenance := answers[-1].result.get("provenance"):
             row["provenance"] = {k: provenance[k] for k in provenance if k not in ("time", "seconds", "software")}
         return row

@@ -169,8 +169,8 @@ def _predictions(record: Record, rows: Sequence[Record]) -> str:
         if "error" in row:
             continue
         rate, part = _rate(record, row)
-        line = [row["contender"]] + [number(row[f"{k}"]) for k in ("warm_cpu", "warm_wall", "network_cpu")]
-        line += [number(row["rest_cpu"]), number(row["rest_wall"]), number(rate), part]
+        timed = ("warm_cpu", "warm_wall", "network_cpu", "rest_cpu", "rest_wall")
+        line = [row["contender"], *(number(row.get(key)) for key in timed), number(rate), part]
         line += [number(row["cold_cpu"]), number(row["cold_wall"]), number(row.get("first_use_wall"))]
         lines.append([*line, number(row["peak"] / GIB), number(row["peak_over_start"] / MIB)])
     return grid(head, lines)
@@ -180,7 +180,7 @@ def _rate(record: Record, row: Record) -> tuple[float | None, str]:
     """GFLOP/s within the network, and its share of the ceiling of the precision that it ran in."""
     operations = record.get("flop_per_patch")
     passes = row["network_calls"] * (8 if "mirrored" in row["contender"] and "nnU-Net" in row["contender"] else 1)
-    if not operations or not row["network_wall"]:
+    if not operations or not row.get("network_wall"):
         return None, "-"
     rate = operations * passes / row["network_wall"] / 1e9
     precision = row.get("provenance", {}).get("precision", "fp32")

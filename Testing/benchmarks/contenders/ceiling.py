@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,13 @@ def best(run: Callable[[], Any], operations: float, seconds: float = 3.0) -> dic
     return {"gflops": operations / fastest / 1e9, "per_cpu_second": operations * count / (cpu_seconds() - cpu) / 1e9}
 
 
-def ceiling(threads: int, size: int = 2048, device: str = "cpu", seconds: float = 3.0) -> dict[str, Any]:
+def ceiling(
+    threads: int,
+    size: int = 2048,
+    device: str = "cpu",
+    seconds: float = 3.0,
+    precisions: Sequence[str] = ("fp32", "bf16", "fp16"),
+) -> dict[str, Any]:
     """``{precision: {library: figures}}`` of a size x size matrix product."""
     import torch
 
@@ -32,7 +38,7 @@ def ceiling(threads: int, size: int = 2048, device: str = "cpu", seconds: float 
     if device == "cuda":
         size = 8192
     for name, kind in {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.items():
-        if name == "fp16" and device == "cpu":
+        if name not in precisions or (name == "fp16" and device == "cpu"):
             continue
         a, b = (torch.randn(size, size).to(device, kind) for _ in range(2))
 
@@ -42,8 +48,8 @@ def ceiling(threads: int, size: int = 2048, device: str = "cpu", seconds: float 
                 torch.cuda.synchronize()
 
         found.setdefault(name, {})["torch"] = best(product, 2.0 * size**3, seconds)
-    if device == "cpu":
-        for name, hint in {"fp32": "f32", "bf16": "bf16"}.items():
+    for name, hint in {"fp32": "f32", "bf16": "bf16"}.items():
+        if device == "cpu" and name in precisions:
             found[name]["openvino"] = best(_openvino_product(size, hint, threads), 2.0 * size**3, seconds)
     return found
 

@@ -25,18 +25,16 @@ def load(package: str, device: str, threads: int) -> dict[str, Any]:
         parser.read_config("configs/inference.json")
         parser["device"] = f"$torch.device('{device}')"
         steps = parser["postprocessing"]["transforms"]
-        parser["postprocessing"]["transforms"] = [s for s in steps if s["_target_"] != "SaveImaged"]
         network = parser.get_parsed_content("network").eval()
         network.load_state_dict(torch.load("models/model.pt", map_location=device, weights_only=True))
         inferer = parser.get_parsed_content("inferer")
         before = parser.get_parsed_content("preprocessing")
         # The array is in memory already: what reads the file and its header stays out, for every contender.
         before = Compose([step for step in before.transforms if "Load" not in type(step).__name__])
-        parser_post = [step for step in parser["postprocessing"]["transforms"]]
-        after = _after(parser_post, before)
+        after = _after([step for step in steps if step["_target_"] != "SaveImaged"], before)
     watch = Stopwatch()
-    _state.update(network=watch.around(network), watch=watch, inferer=inferer, before=before, after=after)
-    _state.update(device=device)
+    network = watch.around(network) if device == "cpu" else network  # a GPU works on while the call returns
+    _state.update(network=network, watch=watch, inferer=inferer, before=before, after=after, device=device)
     return {"torch": torch.__version__}
 
 

