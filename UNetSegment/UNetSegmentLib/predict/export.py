@@ -112,7 +112,7 @@ def export(
     result = np.zeros(shape, decision.table.dtype)
     workers = threads or os.cpu_count() or 1
     if compiled is None:
-        compiled = float(np.prod(shape)) * len(decision.order) >= COMPILED_FROM and _has_numba()
+        compiled = float(np.prod(shape)) * len(decision.order) >= COMPILED_FROM
     first_axis, done, carried = lerps[0], 0, None
     with ThreadPoolExecutor(workers) as pool:
         for start, outputs in slabs:
@@ -153,7 +153,7 @@ def _label(
     """Label the rows of ``result`` from outputs, whose rows ``rows[0]`` and ``rows[1]`` lie around them."""
     outputs = np.ascontiguousarray(outputs)
     winner = np.empty(outputs.shape[1:], np.uint16)
-    argmax, kernel = boundary.compiled() if compiled else (None, _fill)
+    argmax, kernel = _loops() if compiled else (None, _fill)
 
     def win(cut: slice) -> None:
         if argmax is not None and not decision.regions:
@@ -291,7 +291,8 @@ def _shares(count: int, workers: int) -> list[slice]:
     return [slice(n, min(n + step, count)) for n in range(0, count, step)]
 
 
-def _has_numba() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("numba") is not None
+def _loops() -> tuple[Any, Any]:
+    try:
+        return boundary.compiled()
+    except ImportError:  # not installed, or not made for this NumPy
+        return None, _fill

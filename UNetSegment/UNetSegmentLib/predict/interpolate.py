@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from ..errors import BackendError
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,18 @@ class Lerp:
         position = (size / new_size) * (np.arange(new_size) + 0.5) - 0.5
         return cls.at(position, size) if order else cls.nearest_to(position, size)
 
+    def within(self, start: int, stop: int) -> tuple[Lerp, slice]:
+        """The interpolation of input samples ``start..stop - 1`` alone, and the output samples that they take part in.
+
+        Beyond the outermost of them their value repeats.
+        """
+        lower_in = (self.lower >= start) & (self.lower < stop)
+        upper_in = (self.upper >= start) & (self.upper < stop) & (self.weight > 0)
+        reached = np.flatnonzero(lower_in | upper_in)
+        outputs = slice(int(reached[0]), int(reached[-1]) + 1) if len(reached) else slice(0, 0)
+        lower, upper = (np.clip(x[outputs], start, stop - 1) - start for x in (self.lower, self.upper))
+        return Lerp(lower, upper, self.weight[outputs], stop - start), outputs
+
     @property
     def is_identity(self) -> bool:
         """Whether input and output samples are the same."""
@@ -76,16 +91,28 @@ class Lerp:
         return int(self.lower[start]), int(self.upper[stop - 1])
 
 
+def scipy_ndimage() -> Any:
+    """SciPy's image functions, which only models of nnU-Net need; Slicer brings them.
+
+    Raises:
+        BackendError: SciPy is not installed.
+    """
+    try:
+        from scipy import ndimage
+    except ImportError:
+        raise BackendError("Models of nnU-Net need SciPy to prepare images; install it: pip install scipy") from None
+    return ndimage
+
+
 def cubic(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Third-order spline interpolation to another size, edges aligned, kept within the image's range; float32.
 
     The same as ``skimage.transform.resize(order=3, mode="edge", anti_aliasing=False)``, which nnU-Net uses, and which
     asks SciPy for the same in double precision.
     """
-    from scipy import ndimage
-
     if image.shape == tuple(shape):
         return image
+    ndimage = scipy_ndimage()
     factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
     result = ndimage.zoom(image.astype(np.float64), factors, order=3, mode="nearest", grid_mode=True)
     return np.clip(result, image.min(), image.max(), out=result).astype(np.float32)

@@ -133,7 +133,8 @@ class Predictor:
         tell("prepare", 0.0, "Preparing the image")
         image = preprocess(volume, manifest, "body" if crop_to_body else None)
         window = manifest.inference
-        tiling = Tiling.cover(image.grid.shape, window.patch_size, chosen.overlap, window.convention)
+        edge = window.padding == "edge"
+        tiling = Tiling.cover(image.grid.shape, window.patch_size, chosen.overlap, window.convention, edge)
         box = focus.source_box(image, region, volume.grid.shape) if region is not None else None
         wanted = focus.wanted(image, tiling, box, skip_background)
         count = (

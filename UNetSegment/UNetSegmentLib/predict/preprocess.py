@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..package import Manifest, Normalization, Preprocessing
 from ..volume import Grid, Reorientation, Volume
-from .interpolate import Lerp, cubic
+from .interpolate import Lerp, cubic, scipy_ndimage
 
 Box = tuple[slice, slice, slice]
 ANISOTROPY = 3.0
@@ -60,7 +60,8 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None) -> N
     turn = _turn(volume.grid, how)
     turned = turn.apply(volume.array)
     whole = volume.grid.reoriented(turn)
-    box = _crop_box(turned, crop or how.crop)
+    late = how.crop if how.crop_on == "network_image" else "none"
+    box = _crop_box(turned, crop or (how.crop if late == "none" else "none"))
     source = whole if tuple(cut.stop - cut.start for cut in box) == whole.shape else whole.cropped(box)
     turned = turned[(slice(None), *box)]
     grid, forth, back, alone = _grids(source, how)
@@ -74,6 +75,11 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None) -> N
             image = normalized(image, channel.normalization, inside)
         image = _resampled(image, grid.shape, forth, alone, how.resampling.image_order)
         array[index] = image if how.normalize_first else normalized(image, channel.normalization)
+    if late != "none":
+        inner = _crop_box(array, late)
+        back, reached = zip(*(lerp.within(cut.start, cut.stop) for lerp, cut in zip(back, inner, strict=True)), strict=True)
+        array, grid, source = array[(slice(None), *inner)], grid.cropped(inner), source.cropped(reached)
+        box = tuple(slice(b.start + r.start, b.start + r.stop) for b, r in zip(box, reached, strict=True))  # type: ignore[assignment]
     return NetworkImage(array, grid, source, back, turn, box)
 
 
@@ -82,6 +88,8 @@ def normalized(image: np.ndarray, how: Normalization, inside: np.ndarray | None 
 
     ``inside`` is the mask of ``filled``, of the image's shape; without it, the mask is taken from this channel.
     """
+    if how.then is not None:
+        return normalized(normalized(image, replace(how, then=None), inside), how.then, inside)
     if how.method == "none":
         return image
     if how.mask != "all":
@@ -137,18 +145,18 @@ def _grids(source: Grid, how: Preprocessing) -> tuple[Grid, tuple[Lerp, ...], tu
     """The network's grid, the interpolations there (of images) and back (of answers), and the images' separate axis."""
     old, shape, order = source.spacing, source.shape, how.resampling.image_order
     wanted = tuple(s if new is None else new for s, new in zip(old, how.spacing, strict=True))
-    rule = how.resampling.separate_axis
+    rule, answer_order = how.resampling.separate_axis, 0 if how.resampling.output == "labels" else 1
     alone, alone_back = separate_axis(old, wanted, rule), separate_axis(wanted, old, rule)
     if how.resampling.alignment == "first_voxel":
         grid = source.with_spacing(wanted)
         new, size = grid.spacing, grid.shape
         forth = [Lerp.between(shape[a], size[a], old[a], new[a], 0 if a == alone else order) for a in range(3)]
-        back = [Lerp.between(size[a], shape[a], new[a], old[a], 0 if a == alone_back else 1) for a in range(3)]
+        back = [Lerp.between(size[a], shape[a], new[a], old[a], 0 if a == alone_back else answer_order) for a in range(3)]
     else:
         size = tuple(max(round(old[a] / wanted[a] * shape[a]), 1) for a in range(3))
         grid = source if size == shape else source.with_shape(size)
         forth = [Lerp.edges(shape[a], size[a], 0 if a == alone else order) for a in range(3)]
-        back = [Lerp.edges(size[a], shape[a], 0 if a == alone_back else 1) for a in range(3)]
+        back = [Lerp.edges(size[a], shape[a], 0 if a == alone_back else answer_order) for a in range(3)]
     return grid, tuple(forth), tuple(back), alone  # type: ignore[return-value]
 
 
@@ -189,9 +197,7 @@ def body(array: np.ndarray) -> np.ndarray:
 
 def _filled(array: np.ndarray) -> np.ndarray:
     """nnU-Net's nonzero mask: voxels that are not 0 in some channel, with face-connected holes filled."""
-    from scipy import ndimage
-
-    return ndimage.binary_fill_holes((array != 0).any(axis=0))
+    return scipy_ndimage().binary_fill_holes((array != 0).any(axis=0))
 
 
 def _crop_box(array: np.ndarray, how: str) -> Box:

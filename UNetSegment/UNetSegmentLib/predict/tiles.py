@@ -28,6 +28,7 @@ class Tiling:
         before: Voxels of zero padding before the image on each axis, where it is smaller than the patch.
         padded: Size of the padded image.
         starts: Per axis, the ascending first indices of patches in the padded image; patches are their product.
+        edge: Whether the image's edge is repeated around it, instead of zeros.
     """
 
     shape: Triple
@@ -35,15 +36,18 @@ class Tiling:
     before: Triple
     padded: Triple
     starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    edge: bool = False
 
     @classmethod
-    def cover(cls, shape: Sequence[int], patch: Sequence[int], overlap: float, convention: str = "monai") -> Tiling:
+    def cover(
+        cls, shape: Sequence[int], patch: Sequence[int], overlap: float, convention: str = "monai", edge: bool = False
+    ) -> Tiling:
         """Cover ``shape`` by patches that overlap by the fraction ``overlap`` or a little more."""
         place = _even_starts if convention == "nnunet" else _starts
         padded = tuple(max(n, p) for n, p in zip(shape, patch, strict=True))
         before = tuple((m - n) // 2 for n, m in zip(shape, padded, strict=True))
         starts = tuple(place(m, p, overlap) for m, p in zip(padded, patch, strict=True))
-        return cls(tuple(shape), tuple(patch), before, padded, starts)  # type: ignore[arg-type]
+        return cls(tuple(shape), tuple(patch), before, padded, starts, edge)  # type: ignore[arg-type]
 
     @property
     def count(self) -> int:
@@ -55,11 +59,11 @@ class Tiling:
         return list(itertools.product(self.starts[1], self.starts[2]))
 
     def pad(self, array: np.ndarray) -> np.ndarray:
-        """The image (C, I, J, K) with zeros around it where it is smaller than a patch."""
+        """The image (C, I, J, K) with zeros, or its edge, around it where it is smaller than a patch."""
         if self.padded == self.shape:
             return array
         after = [m - n - b for n, m, b in zip(self.shape, self.padded, self.before, strict=True)]
-        return np.pad(array, [(0, 0), *zip(self.before, after, strict=True)])
+        return np.pad(array, [(0, 0), *zip(self.before, after, strict=True)], "edge" if self.edge else "constant")
 
 
 def _starts(size: int, patch: int, overlap: float) -> tuple[int, ...]:

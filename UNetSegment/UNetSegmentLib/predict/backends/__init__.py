@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import BackendError
-from ...package import Package
+from ...package import UNETS, Package
 from ..stitch import Head
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "intel-gpu")
@@ -131,24 +131,33 @@ def choose(package: Package, device: str = "auto", backend: str = "auto", thread
 
 
 def _openvino_can(package: Package, torch_here: bool) -> bool:
-    """Whether OpenVINO gets this network: from the package, converted before, or by torch now."""
-    return package.has("onnx") or torch_here
+    """Whether OpenVINO gets this network: from the package, built from its weights, converted before, or by torch now."""
+    return package.has("onnx") or _openvino_builds(package) or torch_here
+
+
+def _openvino_builds(package: Package) -> bool:
+    return package.manifest.network in UNETS and package.has("safetensors")
 
 
 def _torch_can(package: Package) -> bool:
     has_weights = package.has("safetensors") or package.has("torch")
-    return has_weights and is_installed("torch") and is_installed("monai")
+    return has_weights and all(is_installed(name) for name in _torch_needs(package))
+
+
+def _torch_needs(package: Package) -> tuple[str, ...]:
+    return ("torch",) if package.manifest.network in UNETS else ("torch", "monai")
 
 
 def _missing(package: Package) -> str:
-    if package.has("onnx"):
+    needs = " ".join(_torch_needs(package))
+    if package.has("onnx") or _openvino_builds(package):
         return (
             "No library to run networks is installed; for the CPU: pip install openvino, "
-            "for an NVIDIA GPU: pip install torch monai"
+            f"for an NVIDIA GPU: pip install {needs}"
         )
     if not (package.has("safetensors") or package.has("torch")):
         return f"Model '{package.manifest.name}' has an ONNX network only, which OpenVINO runs: pip install openvino"
-    return f"Model '{package.manifest.name}' needs torch to run or to be converted: pip install torch monai"
+    return f"Model '{package.manifest.name}' needs torch to run or to be converted: pip install {needs}"
 
 
 def _cuda() -> bool:

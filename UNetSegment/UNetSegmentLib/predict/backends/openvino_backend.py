@@ -1,4 +1,4 @@
-"""OpenVINO on the processor or an Intel GPU: from the package's ONNX copy, neither torch nor MONAI is needed."""
+"""OpenVINO on the processor or an Intel GPU: from ONNX, or with nnU-Net's networks, neither torch nor MONAI is needed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from ...errors import BackendError, PackageError
 from ...package import Package, cache_folder
+from ...package.architecture import check_shapes
+from ...package.tensors import read_tensors
 from ..stitch import Head
 
 _TICK_MS = 40
@@ -104,9 +106,16 @@ def native_precisions(device: str) -> tuple[str, ...]:
 
 
 def _read(core: Any, package: Package, fold: int, shape: list[int]) -> Any:
-    """The network as an OpenVINO model for one patch: from ONNX, or converted by torch once and kept."""
+    """The network as an OpenVINO model for one patch: from ONNX, built here, or converted by torch once and kept."""
     name, role = package.manifest.name, package.role("onnx", fold)
     size = [1, len(package.manifest.channels), *shape]
+    architecture, weights = package.manifest.architecture, package.role("safetensors", fold)
+    if role is None and architecture is not None and weights is not None:
+        from .openvino_graph import build
+
+        tensors = read_tensors(package.verified_bytes(weights), f"Model '{name}': its weights file")
+        check_shapes(f"Model '{name}': its weights", architecture.shapes(), {k: v.shape for k, v in tensors.items()})
+        return build(architecture, tensors, shape)
     if role is None:
         kept = cache_folder() / "converted" / f"{package.content_hash}-{fold}.xml"
         if not kept.is_file():

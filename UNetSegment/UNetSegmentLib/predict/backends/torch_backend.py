@@ -93,6 +93,10 @@ def build_network(manifest: Manifest) -> Any:
     """
     if manifest.network not in NETWORKS:
         raise PackageError(f"Model '{manifest.name}' uses the unknown network '{manifest.network}'.")
+    if (architecture := manifest.architecture) is not None:
+        from .unets import build
+
+        return build(architecture)
     from monai.networks import nets
 
     try:
