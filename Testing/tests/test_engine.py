@@ -431,3 +431,22 @@ def test_memory_is_flat_in_the_number_of_slices():
     (small, few, image), (large, many, more) = peak(64), peak(128)
     assert large - small <= (many - few) + (more - image) + 100_000
     assert large < classes * 128 * 48 * 48 * 4 / 3  # far below one array of all outputs
+
+
+def test_a_network_without_onnx_is_converted_once(tmp_path, monkeypatch):
+    pytest.importorskip("monai")
+    from UNetSegmentLib.predict.backends import torch_backend
+
+    monkeypatch.setenv("UNETSEGMENT_CACHE", str(tmp_path / "cache"))
+    root = packages.dynunet_package(tmp_path / "both")
+    both = package.load(root)
+    files = {"torch": ("models/model.pt", (root / "models" / "model.pt").read_bytes())}
+    model = package.load(packages.write(tmp_path / "plain", packages.manifest(), files))
+    image = volume()
+    first = Predictor(model).predict(image)
+    assert first.provenance["backend"] == "openvino" and first.provenance["precision"] == "fp32"
+    same(first.labels.array, Predictor(both, mode="parity").predict(image).labels.array, 0.999)
+    kept = sorted(path.name for path in (tmp_path / "cache" / "converted").iterdir())
+    assert [name.split("-")[1] for name in kept] == ["0.bin", "0.xml"]
+    monkeypatch.setattr(torch_backend, "convert", None)  # a second time would fail
+    np.testing.assert_array_equal(Predictor(model).predict(image).labels.array, first.labels.array)

@@ -1,0 +1,20 @@
+"""Tests keep what they compile, convert and download in a cache folder of their own."""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests():
+    folder = tempfile.mkdtemp(prefix="unetsegment-tests-")
+    before = os.environ.get("UNETSEGMENT_CACHE")
+    os.environ["UNETSEGMENT_CACHE"] = folder
+    yield
+    if before is None:
+        del os.environ["UNETSEGMENT_CACHE"]
+    else:
+        os.environ["UNETSEGMENT_CACHE"] = before
+    shutil.rmtree(folder, ignore_errors=True)
