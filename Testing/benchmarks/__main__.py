@@ -106,6 +106,7 @@ def _options(chosen: argparse.Namespace, scratch: Path) -> Options:
         width=chosen.width,
         patch=chosen.patch,
         crop=chosen.crop,
+        slices=chosen.slices,
     )
 
 
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--width", type=float, default=0.25, help="share of the full network's channels in the cases torso and large")
     add("--patch", type=int, default=128, help="edge of their patch")
     add("--crop", type=int, default=80, help="edge of the used part of the CT in voxels of 3 mm; 0 for all of it")
+    add("--slices", type=int, default=96, help="slices of the case large (300 for a whole torso)")
     add("--scratch", help="keep inputs, results and logs in this folder")
     add("--table-only", action="store_true", help="measure nothing, write the table anew")
     return parser

@@ -25,6 +25,7 @@ class Options:
         width: Share of the full network's channels (1 is nnU-Net's 32 to 320).
         patch: Edge of the patch in voxels, of the cases that make their network.
         crop: Edge in voxels at 3 mm of the part of the CT that is used, 0 for all of it.
+        slices: Slices of the large volume.
     """
 
     nnunet_python: str | None
@@ -37,6 +38,7 @@ class Options:
     width: float = 0.25
     patch: int = 128
     crop: int = 80
+    slices: int = 96
 
     def data(self, *parts: str) -> Path:
         """A file or folder below the shared one.

@@ -50,10 +50,10 @@ class Contender:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def ours(name: str, package: Path, options: Options, **choices: Any) -> Contender:
+def ours(name: str, package: Path, options: Options, first_use: bool = True, **choices: Any) -> Contender:
     """This project's predictor on a package or trained-model folder."""
     load = {"package": str(package), "device": options.device, "threads": options.threads, **choices}
-    return Contender(f"ours, {name}", "benchmarks.contenders.ours", load, first_use=True)
+    return Contender(f"ours, {name}", "benchmarks.contenders.ours", load, first_use=first_use)
 
 
 def nnunet(name: str, folder: Path, options: Options, mirror: bool, files: bool = False) -> Contender:
@@ -99,18 +99,20 @@ class Run:
             warm = [getattr(answer.stages["predict"], kind) for answer in self.warm or [self.cold]]
             network = [answer.result["network"][kind] for answer in self.warm or [self.cold]]
             rest = [whole - part for whole, part in zip(warm, network)]
-            row[f"warm_{kind}"] = _mean(warm)
+            row[f"warm_{kind}"] = _median(warm)
             if answers[-1].result["network"]["calls"]:  # timed on processors only
-                row |= {f"network_{kind}": _mean(network), f"rest_{kind}": _mean(rest)}
+                row |= {f"network_{kind}": _median(network), f"rest_{kind}": _median(rest)}
         calls = [answer.result["network"]["calls"] for answer in self.warm or [self.cold]]
-        row["network_calls"] = _mean(calls)
+        row["network_calls"] = _median(calls)
         if provenance := answers[-1].result.get("provenance"):
             row["provenance"] = {k: provenance[k] for k in provenance if k not in ("time", "seconds", "software")}
         return row
 
 
-def race(contenders: list[Contender], images: list[Image], options: Options, folder: Path) -> list[Run]:
-    """Run every contender: cold on the first image, then warm on all of them in turns.
+def race(
+    contenders: list[Contender], images: list[Image], options: Options, folder: Path, warm: bool = True
+) -> list[Run]:
+    """Run every contender: cold on the first image, then, where ``warm``, on all of them in turns.
 
     A contender that fails gets a row that says so; the others go on.
     """
@@ -122,7 +124,7 @@ def race(contenders: list[Contender], images: list[Image], options: Options, fol
                 sessions[run.contender.name] = _start(run, images[0], options, folder, stack)
             except ContenderError as error:
                 _fail(run, error, options)
-        for number in range(options.repeats):
+        for number in range(options.repeats if warm else 0):
             for image in images:
                 for run in runs[:: -1 if number % 2 else 1]:
                     if run.error is None:
@@ -164,5 +166,5 @@ def _fail(run: Run, error: ContenderError, options: Options) -> None:
     print(f"  {error}", file=sys.stderr, flush=True)
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _median(values: list[float]) -> float:
+    return float(np.median(values))

@@ -22,8 +22,9 @@ make bench
 (`cd Testing && python -m benchmarks --help` has the choices; each case is kept in `docs/benchmarks/*.json`, and this page is assembled from
 them.) **CPU s** are processor seconds of the process and its children and come first, as other work shares these machines; **wall** is
 elapsed seconds. **Cold** is a fresh process from its start through imports, loading and the first image; **first use** is the same before
-anything was converted, compiled or cached. **Warm** is the mean of further images. **Network** is the time within the network (mirrored
-passes included), **rest** all else of a warm prediction. **Memory** is resident memory of the process tree, looked at from outside every
+anything was converted, compiled or cached. **Warm** is the median of further images. **Network** is the time within the network (mirrored
+passes included), **rest** all else of a warm prediction. **Ceiling**: a large matrix product in the same precision, by the better of PyTorch
+and OpenVINO, just before the case; floating point operations are counted from the convolutions. **Memory** is resident memory of the process tree, looked at from outside every
 20 ms: the peak, and what of it came after loading."""
 
 
@@ -162,7 +163,7 @@ def _case(record: Record) -> list[str]:
 
 
 def _predictions(record: Record, rows: Sequence[Record]) -> str:
-    head = ["contender", "warm CPU s", "warm wall s", "network CPU s", "rest CPU s", "rest wall s", "GFLOP/s"]
+    head = ["contender", "warm CPU s", "warm wall s", "network CPU s", "rest CPU s", "rest wall s", "GFLOP per CPU s"]
     head += ["of ceiling", "cold CPU s", "cold wall s", "first use s", "peak GiB", "after loading MiB"]
     lines = []
     for row in rows:
@@ -177,12 +178,12 @@ def _predictions(record: Record, rows: Sequence[Record]) -> str:
 
 
 def _rate(record: Record, row: Record) -> tuple[float | None, str]:
-    """GFLOP/s within the network, and its share of the ceiling of the precision that it ran in."""
+    """GFLOP per CPU second within the network, and its share of the ceiling of the precision that it ran in."""
     operations = record.get("flop_per_patch")
     passes = row["network_calls"] * (8 if "mirrored" in row["contender"] and "nnU-Net" in row["contender"] else 1)
-    if not operations or not row.get("network_wall"):
+    if not operations or not row.get("network_cpu"):
         return None, "-"
-    rate = operations * passes / row["network_wall"] / 1e9
+    rate = operations * passes / row["network_cpu"] / 1e9
     precision = row.get("provenance", {}).get("precision", "fp32")
     peak = record.get("ceiling", {}).get(precision)
-    return rate, f"{100 * rate / peak['gflops']:.0f} % of {precision}" if peak else "-"
+    return rate, f"{100 * rate / peak['per_cpu_second']:.0f} % of {precision}" if peak else "-"

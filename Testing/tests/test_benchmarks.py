@@ -43,10 +43,12 @@ def session(tmp_path):
                         pass
                 print("printed by a library")
 
-            def child(seconds, wait):
+            def child(seconds):
+                script = BURN.format(seconds) + "\\nprint(1, flush=True)\\ntime.sleep(30)"
                 with stage("child"):
-                    process = subprocess.Popen([sys.executable, "-c", BURN.format(seconds) + "\\ntime.sleep(30)"])
-                    time.sleep(wait)
+                    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+                    process.stdout.readline()
+                    time.sleep(0.1)
                 process.kill()
 
             def fail():
@@ -74,11 +76,11 @@ def test_processor_and_wall_time(session):
     assert answer.stages["burn"].cpu == pytest.approx(0.4, abs=0.05)
     assert answer.stages["burn"].wall >= 0.39 and answer.cpu_since_start > 0.4
     idle = session.call("hold", mib=1, seconds=0.4).stages["hold"]
-    assert idle.wall == pytest.approx(0.4, abs=0.2) and idle.cpu < 0.1
+    assert idle.wall >= 0.4 and idle.cpu < 0.1
 
 
 def test_a_child_that_still_runs_counts(session):
-    seen = session.call("child", seconds=0.4, wait=1.2).stages["child"]
+    seen = session.call("child", seconds=0.4).stages["child"]
     assert seen.cpu >= 0.3 and seen.extra > 2 * MIB
 
 
@@ -129,8 +131,14 @@ def test_the_page_is_assembled_from_what_was_kept(tmp_path):
         "flop_per_patch": 1e9,
         "rows": [
             {"contender": "ours, parity", "provenance": {"precision": "fp32"}, "network_calls": 1}
-            | dict.fromkeys(("warm_cpu", "warm_wall", "network_cpu", "rest_cpu", "rest_wall", "cold_cpu"), 0.5)
-            | {"network_wall": 0.02, "cold_wall": 1.0, "peak": 2**30, "peak_over_start": 3 * 2**20},
+            | dict.fromkeys(("warm_cpu", "warm_wall", "rest_cpu", "rest_wall", "cold_cpu"), 0.5)
+            | {
+                "network_wall": 0.02,
+                "network_cpu": 0.02,
+                "cold_wall": 1.0,
+                "peak": 2**30,
+                "peak_over_start": 3 * 2**20,
+            },
             {"contender": "a peer", "error": "it died"},
         ],
         "agreement": [{"a": "ours, parity", "b": "a peer", **agreement(np.eye(3, dtype=int), np.eye(3, dtype=int))}],
@@ -141,5 +149,5 @@ def test_the_page_is_assembled_from_what_was_kept(tmp_path):
     page = table.assemble(table.read(tmp_path))
     assert "| less time | hippocampus | >= 2.5 times less | 3 | met |" in page
     assert "| few | hippocampus | <= 0.1 of them | 0.5 | **missed** |" in page and "not measured" in page
-    assert "| 50 | 50 % of fp32 |" in page and "- a peer: it died" in page
+    assert "| 50 | 100 % of fp32 |" in page and "- a peer: it died" in page
     assert "| ours, parity | a peer | 9 | 0 | 1 | 1 |" in page

@@ -45,19 +45,36 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
             except ContenderError as error:
                 notes.append(f"{name} did not run: {str(error).splitlines()[0]}")
                 continue
-        rate = operations / found["wall"] / 1e9
-        part = rate / found["ceiling"]
-        figures = [number(found[key]) for key in ("cpu", "wall")]
-        rows.append([name, *figures, number(rate), number(found["ceiling"]), f"{100 * part:.0f} %"])
+        rates = {"wall": operations / found["wall"] / 1e9, "cpu": operations / found["cpu"] / 1e9}
+        peak = found["ceiling"]
+        parts = rates["wall"] / peak["gflops"], rates["cpu"] / peak["per_cpu_second"]
+        cells = [found["cpu"], rates["cpu"], peak["per_cpu_second"], found["wall"], rates["wall"], peak["gflops"]]
+        cells = [number(value) for value in cells]
+        cells.insert(3, f"{100 * parts[1]:.0f} %")
+        rows.append([name, *cells, f"{100 * parts[0]:.0f} %"])
         if backend == "openvino":
-            what = f"network stage, OpenVINO {precision}, of the matrix-product ceiling"
-            targets.append(Target.at_least(what, part, 0.7, "of it"))
-    head = ["backend", "CPU s per patch", "wall s", "GFLOP/s", "ceiling GFLOP/s", "of it"]
+            what = f"network stage, OpenVINO {precision}, of the matrix-product ceiling (per CPU second)"
+            targets.append(Target.at_least(what, parts[1], 0.7, "of it"))
+    head = [
+        "backend",
+        "CPU s per patch",
+        "GFLOP per CPU s",
+        "ceiling",
+        "of it",
+        "wall s",
+        "GFLOP/s",
+        "ceiling",
+        "of it",
+    ]
     return {
         "title": "the network stage alone (32-64-128-256-320-320, float32 and bfloat16)",
         "scale": f"one patch of {PATCH}^3 voxels, {operations / 1e9:.0f} GFLOP, full width",
         "table": {"head": head, "rows": rows},
         "flop_per_patch": operations,
-        "notes": notes,
+        "notes": [
+            "Least of three runs, the ceiling measured between them. Figures per CPU second hold also where other work "
+            "shares the processor, those by wall only where nothing does.",
+            *notes,
+        ],
         "targets": targets,
     }

@@ -23,7 +23,7 @@ def make(folder: str, arguments: dict[str, Any], patch: int) -> str:
 
 
 def measure(package: str, backend: str, precision: str, threads: int, runs: int = 3) -> dict[str, Any]:
-    """Wall (fastest) and processor seconds (mean) of a patch, and the ceiling before and after it."""
+    """Wall and processor seconds of a patch (least of the runs), and the ceiling measured between the runs."""
     from UNetSegmentLib.package import load
     from UNetSegmentLib.predict.backends import Place
 
@@ -39,13 +39,14 @@ def measure(package: str, backend: str, precision: str, threads: int, runs: int 
         walls.append(time.perf_counter() - began)
         cpus.append(cpu_seconds() - cpu)
     peaks.append(_peak(threads, precision))
-    return {"wall": min(walls), "cpu": float(np.mean(cpus)), "ceiling": max(peaks)}
+    highest = {key: max(peak[key] for peak in peaks) for key in ("gflops", "per_cpu_second")}
+    return {"wall": min(walls), "cpu": min(cpus), "ceiling": highest}
 
 
-def _peak(threads: int, precision: str) -> float:
-    """GFLOP/s of the better library's matrix product, now."""
-    found = ceiling(threads, seconds=0.7, precisions=(precision,))
-    return max(library["gflops"] for library in found[precision].values())
+def _peak(threads: int, precision: str) -> dict[str, float]:
+    """GFLOP/s, and GFLOP per processor second, of the better library's matrix product, now."""
+    libraries = ceiling(threads, seconds=0.7, precisions=(precision,))[precision].values()
+    return {key: max(library[key] for library in libraries) for key in ("gflops", "per_cpu_second")}
 
 
 if __name__ == "__main__":
