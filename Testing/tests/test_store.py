@@ -98,6 +98,14 @@ def test_get_again_asks_no_one(server: Server) -> None:
     assert len(server.requests) == 1
 
 
+def test_get_mends_a_damaged_model(server: Server, cache: Path) -> None:
+    wanted = entry(server.url)
+    store.get(wanted, policy=QUICK)
+    (cache / "models" / "synthetic" / "models" / "model.onnx").write_bytes(b"damaged")
+    store.get(wanted, policy=QUICK)
+    assert store.verify("synthetic") == 2 and len(server.requests) == 2
+
+
 @pytest.mark.parametrize("algorithm", ["md5", "sha1"])
 def test_older_hashes_are_checked_where_only_they_are_published(server: Server, algorithm: str) -> None:
     digest = hashlib.new(algorithm, server.content).hexdigest()
@@ -197,8 +205,12 @@ def test_cancel_leaves_the_models_as_they_were(server: Server, tmp_path: Path, s
     seen: list[str] = []
     with pytest.raises(Cancelled):
         store.get(entry(server.url), lambda now: seen.append(now.stage), lambda: stage in seen, policy=QUICK)
-    now = {name: digest for name, digest in models_there().items() if ".part" not in name}
+    now = {name: digest for name, digest in models_there().items() if not name.startswith("downloads/")}
     assert now == there
+    asked = len(server.requests)
+    digest = {"sha256": sha256(server)}
+    store.get(entry(server.url, download=digest), policy=QUICK)
+    assert len(server.requests) == asked + (stage == "download")  # what was fetched is used
 
 
 def test_a_failure_at_the_last_moment_brings_the_old_model_back(
@@ -249,7 +261,13 @@ def test_import_needs_no_network_and_leaves_the_original(tmp_path: Path, as_zip:
 
 def test_import_leaves_patients_behind(tmp_path: Path) -> None:
     source = model(tmp_path / "mine")
-    for name in ("fold_0/validation/patient.nii.gz", ".git/config", "fold_0/keep.json"):
+    for name in (
+        "fold_0/validation/summary.json",
+        "predictions/Patient.NII.gz",
+        "scan.dcm",
+        ".git/config",
+        "fold_0/keep.json",
+    ):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text("{}")
     store.import_(source)
@@ -321,6 +339,34 @@ def test_remove_frees_the_space_and_nothing_else(tmp_path: Path, cache: Path) ->
     assert store.remove_all() == 0
 
 
+def test_what_the_loader_converted_goes_with_its_model(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for models of other kinds: loading makes a package in ``converted``, named by the content."""
+    real = package.load
+
+    def load(source: Path) -> package.Package:
+        if not (Path(source) / "foreign.txt").is_file():
+            return real(source)
+        made = cache / "converted" / (Path(source) / "foreign.txt").read_text()
+        return real(made if made.is_dir() else model(made, bytes(50_000), name="foreign"))
+
+    monkeypatch.setattr(package.package, "load", load)
+    source = tmp_path / "foreign"
+    source.mkdir()
+    (source / "foreign.txt").write_text("abc123")
+    for name in ("first", "second"):
+        store.import_(source, name)
+    assert store.info("first").size > 50_000 and store.verify("first") == 1
+    assert store.remove("first") < 1000 and (cache / "converted" / "abc123").is_dir()  # the second needs it
+    assert store.remove("second") > 50_000 and not (cache / "converted" / "abc123").exists()
+    (source / "foreign.txt").write_text("def456")
+    with pytest.raises(Cancelled):
+        monkeypatch.setattr(store, "_install", lambda *_: (_ for _ in ()).throw(Cancelled()))
+        store.import_(source)
+    assert list((cache / "converted").iterdir()) == []
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_a_link_in_place_of_a_model_is_removed_alone(tmp_path: Path, cache: Path) -> None:
     source = model(tmp_path / "mine")
@@ -377,10 +423,13 @@ def test_two_processes_that_want_one_model_take_turns(server: Server) -> None:
 def test_what_a_killed_process_left_is_cleared(server: Server, cache: Path) -> None:
     left = cache / "staging" / "synthetic.deadbeef" / "content"
     left.mkdir(parents=True)
+    (cache / "models").mkdir()
+    model(left.parent / "before" / "rescued", name="rescued")  # killed between two renames
     other = cache / "staging" / "another.deadbeef"
     other.mkdir()
     store.get(entry(server.url), policy=QUICK)
     assert [path.name for path in (cache / "staging").iterdir()] == ["another.deadbeef"]
+    assert package.load("rescued").manifest.name == "rescued"
 
 
 NOBODY = """

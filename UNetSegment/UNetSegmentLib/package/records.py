@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -75,9 +77,31 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def size(folder: Path) -> int:
-    """Bytes of the plain files below ``folder``."""
-    return sum(path.stat().st_size for path in files(folder))
+def size(*folders: Path) -> int:
+    """Bytes of the plain files below ``folders``; what is linked twice is counted once."""
+    found = [path.stat() for folder in folders for path in files(folder)]
+    return sum({(facts.st_dev, facts.st_ino): facts.st_size for facts in found}.values())
+
+
+def converted_name(root: Path) -> str:
+    """Name of the folder in ``converted`` where the loader put its form of a model; empty if the model needs none."""
+    return root.name if root.parent == (cache_folder() / "converted").resolve() else ""
+
+
+def converted_path(content: dict[str, Any]) -> Path | None:
+    """The converted form that a record names, where it is there."""
+    name = content.get("converted")
+    if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z_-]+", name):
+        return None
+    path = cache_folder() / "converted" / name
+    return path if path.is_dir() else None
+
+
+def drop_converted(path: Path | None) -> None:
+    """Delete a converted form unless the record of an installed model names it."""
+    known = [read(record).get("converted") for record in (cache_folder() / "records").glob("*.json")]
+    if path is not None and path.name not in known:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

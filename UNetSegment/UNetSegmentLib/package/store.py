@@ -1,14 +1,14 @@
 """The user's cache of models: fetch, import, check and remove. Nothing outside the cache folder is touched.
 
-``models/NAME`` holds a model, ``records/NAME.json`` where it came from and the hashes of its files, ``trust`` the
-hashes of downloads for which none is published, ``downloads`` and ``staging`` work that is not finished. Nothing in
-them says where the folder is, so that it can be copied to another computer.
+``models/NAME`` holds a model, ``records/NAME.json`` where it came from and the hashes of its files, ``converted`` what
+the loader made of models of other kinds, ``trust`` the hashes of downloads for which none is published, ``downloads``
+and ``staging`` work that is not finished. Nothing in them says where the folder is, so that it can be copied to another
+computer.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DownloadError, OutputError, PackageError
-from . import archive, package, records
+from ..errors import Cancelled, DownloadError, OutputError, PackageError
+from . import archive, arrival, package, records
 from .archive import size_text, write_error
 from .catalog import Entry
 from .download import Mismatch, Policy, Progress, download
@@ -76,7 +76,9 @@ def info(name: str) -> Info:
     """
     folder = _folder(name)
     ships = folder.parent != cache_folder() / "models"
-    return Info(name, folder, ships, records.size(folder), {} if ships else records.record(name))
+    record = {} if ships else records.record(name)
+    more = [path for path in [records.converted_path(record)] if path]
+    return Info(name, folder, ships, records.size(folder, *more), record)
 
 
 def get(
@@ -134,13 +136,18 @@ def get(
             ) from None
         try:
             archive.unpack(zipped, stage / "content", progress=_told(progress, "unpack", "Unpacking"), cancel=cancel)
-            root, _ = _root(stage / "content", zipped.name)
-            _check_kind(entry, root)
+            root, found = arrival.find(stage / "content", zipped.name)
             origin = {"source": entry.url, "version": entry.version, "kind": entry.kind, "sha256": sha256}
-            remarks = _replaced(entry.name)
-            loaded = _install(entry.name, root, stage, origin, progress)
-        finally:
+            with _undone(found):
+                _check_promise(entry, found)
+                remarks = _replaced(entry.name)
+                loaded = _install(entry.name, root, stage, origin, progress)
+        except Cancelled:  # the zip stays for the next time, as a part does
+            raise
+        except BaseException:
             zipped.unlink(missing_ok=True)
+            raise
+        zipped.unlink(missing_ok=True)
         if not entry.hashes and not seen:
             records.write(trust, {"url": entry.url, "sha256": sha256, "time": records.now()})
             remarks.append(
@@ -173,20 +180,20 @@ def import_(
     if not source.exists():
         raise PackageError(f"There is no file or folder '{source}'; check the path.")
     if name is not None:
-        _check_name(name)
+        arrival.check_name(name)
     with _staging("+import", cancel, progress) as stage:
         content = stage / "content"
         told = _told(progress, "import", "Copying")
         origin: dict[str, Any] = {"source": source.name}
         if source.is_dir():
-            archive.copy(source.resolve(), content, skip=_leave_out, progress=told, cancel=cancel)
+            archive.copy(source.resolve(), content, skip=arrival.leave_out, progress=told, cancel=cancel)
         else:
             archive.unpack(source, content, progress=told, cancel=cancel)
             origin["sha256"] = records.sha256(source)
-        root, found = _root(content, source.name)
-        name = name or _plain_name(found.manifest.name)
+        root, found = arrival.find(content, source.name)
+        name = name or arrival.plain_name(found.manifest.name)
         origin["version"] = found.manifest.version
-        with locked(cache_folder() / "locks" / f"{name}.lock", cancel):
+        with _undone(found), locked(cache_folder() / "locks" / f"{name}.lock", cancel):
             remarks = _replaced(name)
             return Outcome(name, _install(name, root, stage, origin, progress), tuple(remarks))
 
@@ -223,10 +230,16 @@ def remove(name: str) -> int:
         raise PackageError(f"Model '{name}' ships with UNetSegment and cannot be removed alone.")
     with _staging(name) as stage:
         folder = cache_folder() / "models" / name
-        freed = records.size(folder)
-        _move(folder, stage / "removed")
-        records.record_path(name).unlink(missing_ok=True)
-        return freed
+        converted = records.converted_path(records.record(name))
+        everything = [path for path in (folder, converted) if path]
+        before = records.size(*everything)
+        try:
+            os.rename(folder, stage / "removed")
+            records.record_path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"'{folder}' cannot be deleted ({error.strerror or error}); is it in use?") from None
+        records.drop_converted(converted)
+        return before - records.size(*(path for path in everything if path.exists()))
 
 
 def remove_all() -> int:
@@ -235,10 +248,9 @@ def remove_all() -> int:
     Raises:
         OutputError: Something cannot be deleted.
     """
-    freed = 0
-    for part in ("models", "records", "downloads", "staging"):
-        folder = cache_folder() / part
-        freed += records.size(folder)
+    parts = [cache_folder() / part for part in ("models", "records", "converted", "downloads", "staging")]
+    freed = records.size(*parts)
+    for folder in parts:
         for child in sorted(folder.iterdir()) if folder.is_dir() else ():
             if child.suffix == ".lock":  # deleted, two processes could hold two locks of one name
                 continue
@@ -253,21 +265,23 @@ def remove_all() -> int:
 
 def _install(name: str, root: Path, stage: Path, origin: dict[str, Any], progress: Tell | None) -> Package:
     """Move the proven model at ``root`` to its place; where one was, it comes back if anything fails."""
-    _check_name(name)
+    arrival.check_name(name)
     if progress is not None:
         progress(Progress("check", 0, None, "Checking the model"))
     files = records.facts(root)
     size = sum(size for size, _ in files.values())
     record = {**origin, "time": records.now(), "size": size, "files": files}
-    target, before = cache_folder() / "models" / name, stage / "before"
+    target, before = cache_folder() / "models" / name, stage / "before" / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        before.parent.mkdir()
         kept = target.exists() or target.is_symlink()
         if kept:
             os.rename(target, before)
         try:
             os.rename(root, target)
             loaded = package.load(target)
+            record["converted"] = records.converted_name(loaded.root)
             records.write(records.record_path(name), record)
         except BaseException:
             if target.exists():
@@ -288,23 +302,19 @@ def _replaced(name: str) -> list[str]:
     return [f"It replaces the model '{name}'{before} that was there."]
 
 
-def _root(content: Path, what: str) -> tuple[Path, Package]:
-    """The folder of the model in what was unpacked: often it lies in one folder, or several within each other."""
-    folder = content
-    while True:
-        try:
-            return folder, package.load(folder)
-        except PackageError as error:
-            inner = [p for p in folder.iterdir() if p.name != "__MACOSX" and not p.name.startswith(".")]
-            if len(inner) != 1 or not inner[0].is_dir():
-                place = folder.relative_to(content).as_posix()
-                shown = what if place == "." else f"{what}/{place}"
-                raise PackageError(str(error).replace(str(folder), shown)) from None
-            folder = inner[0]
+@contextmanager
+def _undone(found: Package) -> Iterator[None]:
+    """Take back what the loader made of a model if it cannot be installed."""
+    try:
+        yield
+    except BaseException:
+        if name := records.converted_name(found.root):
+            records.drop_converted(cache_folder() / "converted" / name)
+        raise
 
 
-def _check_kind(entry: Entry, root: Path) -> None:
-    found = package.load(root).manifest
+def _check_promise(entry: Entry, package: Package) -> None:
+    found = package.manifest
     if entry.kind == "unetsegment" and (found.name, found.version) != (entry.name, entry.version):
         raise PackageError(
             f"'{entry.url}' holds the model '{found.name}' {found.version} where the catalog promises '{entry.name}' "
@@ -313,13 +323,14 @@ def _check_kind(entry: Entry, root: Path) -> None:
 
 
 def _present(entry: Entry) -> Package | None:
-    """The model of ``entry`` where this very version is installed and loads."""
+    """The model of ``entry`` where this very version is installed and sound."""
     record = records.record(entry.name)
     if (record.get("source"), record.get("version")) != (entry.url, entry.version):
         return None
     if "sha256" in entry.hashes and record.get("sha256") != entry.hashes["sha256"]:
         return None
     try:
+        verify(entry.name)
         return package.load(cache_folder() / "models" / entry.name)
     except PackageError:
         return None
@@ -338,6 +349,9 @@ def _staging(name: str, cancel: Cancel | None = None, progress: Tell | None = No
         stage = root / f"{name}.{secrets.token_hex(4)}"
         try:
             for left in root.glob(f"{name}.????????") if root.is_dir() else ():  # of a process that was killed
+                for old in (left / "before").glob("*"):
+                    if not (cache_folder() / "models" / old.name).exists():
+                        os.rename(old, cache_folder() / "models" / old.name)
                 _delete(left)
             stage.mkdir(parents=True)
         except OSError as error:
@@ -356,39 +370,12 @@ def _told(progress: Tell | None, stage: str, verb: str) -> archive.Progress:
     return tell
 
 
-def _leave_out(path: str) -> bool:
-    """Hidden files, caches, and the predictions that nnU-Net leaves beside its weights: of use to no one here."""
-    parts = path.split("/")
-    beside_weights = len(parts) > 1 and parts[-2].startswith("fold_") and parts[-1].startswith("validation")
-    return parts[-1].startswith(".") or parts[-1] in ("__pycache__", "__MACOSX") or beside_weights
-
-
 def _folder(name: str) -> Path:
     known = installed()
     if name not in known:
         names = ", ".join(sorted(known)) or "none"
         raise PackageError(f"There is no installed model '{name}'; there are: {names}.")
     return known[name]
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9_-])?", name) or archive.is_device(name):
-        raise PackageError(
-            f"'{name}' cannot be the name of a model; use up to 64 of the letters a-z, digits, '.', '_' and '-'."
-        )
-
-
-def _plain_name(name: str) -> str:
-    """``name`` in the letters that the store allows."""
-    plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:64].strip("-._")
-    return plain or "model"
-
-
-def _move(source: Path, target: Path) -> None:
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        raise OutputError(f"'{source}' cannot be deleted ({error.strerror or error}); is the model in use?") from None
 
 
 def _delete(path: Path) -> None:
