@@ -65,6 +65,13 @@ def test_the_bundled_entry_says_what_the_manifest_says() -> None:
     assert measured == {names[metric["label"]]: metric["dice"] for metric in manifest.metrics}
 
 
+def test_the_example_in_the_documents_is_sound(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "models.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "c.json").write_text(example, "utf-8")
+    entries, refused = catalog.read(tmp_path / "c.json")
+    assert [entry.name for entry in entries] == ["our-liver-ct"] and refused == []
+
+
 def test_jsonschema_agrees_about_ours_and_about_bad_ones() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     whole = jsonschema.Draft202012Validator(SCHEMA)

@@ -82,7 +82,7 @@ def test_module_map_names_every_file_of_the_library():
     assert named == there
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/modules.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/models.md", "docs/modules.md"])
 def test_links_to_files_lead_somewhere(page):
     text = (ROOT / page).read_text("utf-8")
     targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if not t.startswith(("http", "mailto"))]

@@ -107,8 +107,11 @@ def load(extra: Iterable[str] = ()) -> Catalog:
 
     Args:
         extra: File paths or ``https://`` addresses.
+
+    Raises:
+        PackageError: Our catalog's folder is missing.
     """
-    places = [folder / "catalog.json" for folder in resource_folders("Catalog")[:1]]
+    places = [_folder() / "catalog.json"]
     places += sorted((cache_folder() / "catalogs").glob("*.json"))
     entries: dict[str, Entry] = {}
     remarks: list[str] = []
@@ -220,7 +223,13 @@ def _printable(text: str) -> str:
 
 @cache
 def _schema() -> dict[str, Any]:
+    return schema.load_json(_folder() / "catalog.schema.json")
+
+
+def _folder() -> Path:
     folders = resource_folders("Catalog")
     if not folders:
-        raise PackageError("The folder Resources/Catalog of UNetSegment is missing; install UNetSegment again.")
-    return schema.load_json(folders[0] / "catalog.schema.json")
+        raise PackageError(
+            "The folder Resources/Catalog is not beside UNetSegment; run it from its clone, or install it as the extension."
+        )
+    return folders[0]
