@@ -48,8 +48,27 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("-o", "--output", required=True, help="label map to write: .seg.nrrd (for Slicer) or .nii.gz")
     segment.add_argument("--preview", metavar="PNG", help="also draw three slices and the surface")
     segment.add_argument("--compare", metavar="LABELS", help="an expert's label map: print the Dice with it")
-    segment.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    segment.add_argument("--device", choices=("auto", "cpu", "cuda", "mps", "intel-gpu"), default="auto")
     segment.add_argument("--backend", choices=("auto", "openvino", "torch"), default="auto")
+    segment.add_argument(
+        "--mode",
+        choices=("auto", "parity", "fast"),
+        default="auto",
+        help="auto: the fastest precision that gives the model's reference answer; parity: what the model's own "
+        "framework does; fast: reduced precision, little overlap, no mirroring (default: auto)",
+    )
+    segment.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="average mirrored copies (default: in mode parity, where the model allows it)",
+    )
+    segment.add_argument(
+        "--region",
+        metavar="I0:I1,J0:J1,K0:K1",
+        help="label these voxels only, as a whole run would",
+    )
+    segment.add_argument("--skip-background", action="store_true", help="leave out patches that show nothing but air")
+    segment.add_argument("--crop-to-body", action="store_true", help="cut the image to what is not air first")
     segment.add_argument("--threads", type=int, help="processor threads (default: all)")
     segment.add_argument("--series", metavar="UID", help="DICOM series to read, where a folder has several")
     segment.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
@@ -62,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _segment(options: argparse.Namespace) -> None:
     io.check_output(options.output)
+    region = _region(options.region) if options.region else None
     if options.preview:
         from . import preview
 
@@ -79,9 +99,15 @@ def _segment(options: argparse.Namespace) -> None:
     volume = gather(volumes, model.manifest)
     show = not options.quiet and sys.stderr.isatty()
     began = time.perf_counter()
-    predictor = Predictor(model, options.device, options.backend, options.threads)
+    predictor = Predictor(model, options.device, options.backend, options.threads, options.mode, options.mirror)
     ready = time.perf_counter()
-    prediction = predictor.predict(volume, progress=_bar if show else None)
+    prediction = predictor.predict(
+        volume,
+        progress=_bar if show else None,
+        region=region,
+        skip_background=options.skip_background,
+        crop_to_body=options.crop_to_body,
+    )
     seconds = time.perf_counter() - ready
     if show:
         print(file=sys.stderr)
@@ -91,10 +117,23 @@ def _segment(options: argparse.Namespace) -> None:
     if options.quiet:
         return
     ran = prediction.provenance
-    where = f"{ran['device'].upper()}, {ran['backend']} {ran['precision']}"
+    where = f"{ran['device'].upper()}, {ran['backend']} {ran['precision']}, mode {ran['mode']}"
     print(_table(prediction.labels, expert))
     print(f"{seconds:.2f} s on {where} (+ {ready - began:.1f} s to load the model)")
+    if ran["notes"]:
+        print(ran["notes"])
     print(f"wrote {options.output}" + (f" and {options.preview}" if options.preview else ""))
+
+
+def _region(text: str) -> tuple[tuple[int, int], ...]:
+    try:
+        box = tuple(tuple(int(n) for n in part.split(":")) for part in text.split(","))
+        ((_, _), (_, _), (_, _)) = box
+    except ValueError:
+        raise InputError(
+            f"The region '{text}' cannot be read; write it as 10:60,20:80,0:40 (voxels along i,j,k)."
+        ) from None
+    return box
 
 
 def _bar(progress: Progress) -> None:

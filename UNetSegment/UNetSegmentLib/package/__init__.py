@@ -1,11 +1,13 @@
 """What a model is: manifest, files and their proof. Reading a package never runs code from it."""
 
+from .architecture import UNETS, UNetArchitecture
 from .manifest import Manifest
 from .package import NETWORKS, Package, cache_folder, installed, load, resource_folders
 from .recipe import Channel, Inference, Normalization, Preprocessing, Resampling
 
 __all__ = [
     "NETWORKS",
+    "UNETS",
     "Channel",
     "Inference",
     "Manifest",
@@ -13,6 +15,7 @@ __all__ = [
     "Package",
     "Preprocessing",
     "Resampling",
+    "UNetArchitecture",
     "cache_folder",
     "installed",
     "load",

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import PackageError
 from ..labels import Code, Label, Terminology
 from . import schema
+from .architecture import UNETS, UNetArchitecture
 from .recipe import Channel, Inference, Preprocessing, read_channel, read_inference, read_preprocessing
 
 MANIFEST_PATH = "configs/manifest.json"
@@ -112,6 +113,19 @@ class Manifest:
         ]:
             if wrong:
                 raise PackageError(f"The manifest of model '{self.name}' {words}.")
+        _ = self.architecture  # raises where its arguments are not possible
+
+    @property
+    def architecture(self) -> UNetArchitecture | None:
+        """The network's description where it is one of nnU-Net's, :data:`UNETS`.
+
+        Raises:
+            PackageError: Its arguments are not possible.
+        """
+        if self.network not in UNETS:
+            return None
+        sizes = len(self.channels), len(self.outputs)
+        return UNetArchitecture.of(self.network, self.network_arguments, self.dimensions, *sizes)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as it was read."""

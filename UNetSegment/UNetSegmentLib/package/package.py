@@ -11,10 +11,14 @@ from pathlib import Path
 from .. import __version__
 from ..errors import PackageError
 from . import schema
+from .architecture import UNETS
 from .manifest import MANIFEST_PATH, Manifest
 
-NETWORKS = ("DynUNet", "UNet", "SegResNet", "VNet")
-"""Networks a package may name; :mod:`predict.torch_backend` builds them from MONAI."""
+NETWORKS = (
+    *("AttentionUnet", "BasicUNet", "DynUNet", "HighResNet", "MedNeXt", "SegResNet", "SegResNetDS", "SwinUNETR"),
+    *("UNETR", "UNet", "VNet", *UNETS),
+)
+"""Networks a package may name: MONAI's, and nnU-Net's, which are described in :mod:`architecture`."""
 WEIGHTS = ("onnx", "safetensors", "torch")
 
 
@@ -92,9 +96,10 @@ class Package:
 
 
 def load(source: str | os.PathLike[str]) -> Package:
-    """Open a model package by folder, or by the name of an installed one.
+    """Open a model by folder, or by the name of an installed one: a package, a MONAI bundle, or an nnU-Net v2 folder.
 
-    The manifest is validated and every listed file must be there; their content is checked when it is read.
+    The manifest is validated and every listed file must be there; their content is checked when it is read. A model of
+    another kind is converted once, in the cache folder; what was given is left alone.
 
     Raises:
         PackageError: There is no such model, or it is incomplete, not valid, too new, or names an unknown network.
@@ -106,6 +111,7 @@ def load(source: str | os.PathLike[str]) -> Package:
             names = ", ".join(sorted(known)) or "none"
             raise PackageError(f"There is no model '{source}'; give a package folder or an installed model ({names}).")
         folder = known[str(source)]
+    folder = _converted(folder)
     path = folder / MANIFEST_PATH
     try:
         manifest = Manifest.from_dict(schema.load_json(path))
@@ -117,6 +123,18 @@ def load(source: str | os.PathLike[str]) -> Package:
         raise PackageError(f"The model in '{folder}' cannot be read: {MANIFEST_PATH} {error}.") from None
     _check(folder, manifest)
     return Package(folder.resolve(), manifest)
+
+
+def _converted(folder: Path) -> Path:
+    """The folder itself, or the package made from it where it holds a model of another kind."""
+    if (folder / MANIFEST_PATH).is_file():
+        return folder
+    from . import bundle, nnunet
+
+    if bundle.is_bundle(folder):
+        return bundle.convert(folder, cache_folder() / "converted")
+    model = nnunet.find(folder)
+    return folder if model is None else nnunet.convert(model, cache_folder() / "converted")
 
 
 def _check(folder: Path, manifest: Manifest) -> None:

@@ -27,6 +27,7 @@ class Normalization:
         window: Intensities that ``range`` maps to ``output``.
         output: See ``window``.
         clamp: Whether values outside the window are clipped.
+        then: Done to the result.
     """
 
     method: str = "zscore"
@@ -37,6 +38,7 @@ class Normalization:
     window: Pair | None = None
     output: Pair = (0.0, 1.0)
     clamp: bool = False
+    then: Normalization | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Resampling:
             the field of view (nnU-Net, scikit-image).
         image_order: Spline order for images: 0 nearest, 1 linear, 3 cubic. The answer is always interpolated linearly.
         output: What is interpolated on the way back: ``logits`` (nnU-Net) or ``probabilities`` (MONAI's ``Invertd``
-            after ``Activations``).
+            after ``Activations``); ``labels`` are taken from the nearest voxel (``Invertd`` after ``AsDiscrete``).
         separate_axis: Whether the axis of a strongly anisotropic image (one spacing more than 3 times another) is
             resampled by itself, nearest neighbour: ``auto`` as nnU-Net decides, ``always`` or ``never``.
     """
@@ -78,6 +80,7 @@ class Preprocessing:
         axes: Axis ``a`` of the network is axis ``axes[a]`` of the oriented image.
         spacing: In mm, in the network's axis order; None keeps the image's own.
         crop: To the box of voxels that are ``nonzero`` or ``positive`` in any channel, or ``none``.
+        crop_on: Which image is cropped: the oriented ``image``, or the ``network_image`` that is resampled and normalised.
         normalize_first: Whether intensities are normalised before resampling (and after cropping).
         resampling: How.
     """
@@ -88,6 +91,7 @@ class Preprocessing:
     crop: str = "none"
     normalize_first: bool = True
     resampling: Resampling = Resampling()
+    crop_on: str = "image"
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class Inference:
         sigma_scale: Sigma of the Gaussian / patch size.
         convention: Whose placement and Gaussian: ``monai`` or ``nnunet``.
         mirror_axes: Axes along which mirrored copies may be averaged in.
+        padding: What surrounds an image that is smaller than a patch: ``zero``, or its ``edge`` repeated.
     """
 
     patch_size: tuple[int, int, int]
@@ -109,6 +114,7 @@ class Inference:
     sigma_scale: float = 0.125
     convention: str = "monai"
     mirror_axes: tuple[int, ...] = ()
+    padding: str = "zero"
 
 
 def read_channel(entry: dict[str, Any]) -> Channel:
@@ -117,8 +123,12 @@ def read_channel(entry: dict[str, Any]) -> Channel:
     Raises:
         PackageError: Its normalisation lacks a number that its method needs.
     """
-    norm = entry["normalization"]
-    method, name = norm["method"], entry["name"]
+    name = entry["name"]
+    return Channel(name, _normalization(entry["normalization"], name), entry.get("title", ""), entry.get("modality", "OT"))
+
+
+def _normalization(norm: dict[str, Any], name: str) -> Normalization:
+    method = norm["method"]
     needed = {"clip_zscore": ("clip", "mean", "std"), "range": ("window",), "percentiles": ("window",)}.get(method, ())
     if missing := [key for key in needed if key not in norm]:
         raise PackageError(f"Channel '{name}' of the model lacks {' and '.join(missing)} for {method}.")
@@ -127,8 +137,8 @@ def read_channel(entry: dict[str, Any]) -> Channel:
         if not low < high:
             raise PackageError(f"Channel '{name}' of the model has an empty {key}: {low:g} to {high:g}.")
     numbers = {key: float(norm[key]) for key in ("mean", "std") if key in norm}
-    normalization = Normalization(method, norm.get("mask", "all"), clamp=norm.get("clamp", False), **pairs, **numbers)  # type: ignore[arg-type]
-    return Channel(name, normalization, entry.get("title", ""), entry.get("modality", "OT"))
+    then = _normalization(norm["then"], name) if "then" in norm else None
+    return Normalization(method, norm.get("mask", "all"), clamp=norm.get("clamp", False), then=then, **pairs, **numbers)  # type: ignore[arg-type]
 
 
 def read_preprocessing(raw: dict[str, Any]) -> Preprocessing:
@@ -146,6 +156,7 @@ def read_preprocessing(raw: dict[str, Any]) -> Preprocessing:
             how.get("output", "logits"),
             how.get("separate_axis", "never"),
         ),
+        raw.get("crop_on", "image"),
     )
 
 
@@ -158,4 +169,5 @@ def read_inference(raw: dict[str, Any]) -> Inference:
         float(raw.get("sigma_scale", 0.125)),
         raw.get("convention", "monai"),
         tuple(sorted({int(a) for a in raw.get("mirror_axes", ())})),
+        raw.get("padding", "zero"),
     )

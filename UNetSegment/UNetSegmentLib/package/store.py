@@ -110,9 +110,12 @@ def get(
         raise PackageError(f"Model '{entry.name}' cannot be run by UNetSegment: {entry.cannot_run}.")
     if entry.bundled:
         return Outcome(entry.name, package.load(_folder(entry.name)), (f"'{entry.name}' ships with UNetSegment.",))
+    here = (f"'{entry.name}' {entry.version} is here already.",)
+    if there := _present(entry):  # asked before the lock too: a shared cache may be read-only
+        return Outcome(entry.name, there, here)
     with _staging(entry.name, cancel, progress) as stage:
         if there := _present(entry):
-            return Outcome(entry.name, there, (f"'{entry.name}' {entry.version} is here already.",))
+            return Outcome(entry.name, there, here)
         trust = records.trust_path(entry.name, entry.version)
         known = {} if forget else records.read(trust)
         zipped = cache_folder() / "downloads" / f"{entry.name}-{entry.version}.zip"
@@ -177,8 +180,11 @@ def import_(
         Cancelled: ``cancel`` said so. In all these cases the store is as it was.
     """
     source = Path(path)
-    if not source.exists():
-        raise PackageError(f"There is no file or folder '{source}'; check the path.")
+    try:
+        source.stat()
+    except OSError as error:
+        reason = "" if isinstance(error, FileNotFoundError) else f" that can be read ({error.strerror or error})"
+        raise PackageError(f"There is no file or folder '{source}'{reason}; check the path.") from None
     if name is not None:
         arrival.check_name(name)
     with _staging("+import", cancel, progress) as stage:
@@ -211,9 +217,12 @@ def verify(name: str) -> int:
     noted = {} if info(name).ships else records.record(name).get("files", {})
     for file, (size, sha256) in noted.items():
         path = folder / file
-        if not path.is_file():
-            raise PackageError(f"Model '{name}' is damaged: {file} is missing; install it again.")
-        if path.stat().st_size != size or records.sha256(path) != sha256:
+        try:
+            same = path.stat().st_size == size and records.sha256(path) == sha256
+        except OSError as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror or error})"
+            raise PackageError(f"Model '{name}' is damaged: {file} is {reason}; install it again.") from None
+        if not same:
             raise PackageError(f"Model '{name}' is damaged: the checksum of {file} is wrong; install it again.")
     package.load(folder).verify()
     return len(noted)

@@ -99,9 +99,14 @@ def build_network(manifest: Manifest) -> Any:
         return build(architecture)
     from monai.networks import nets
 
+    if (network := getattr(nets, manifest.network, None)) is None:
+        raise PackageError(
+            f"Model '{manifest.name}' needs the network {manifest.network}, which this MONAI does not have; update MONAI."
+        )
+    wrong = (TypeError, ValueError, AttributeError, AssertionError, NotImplementedError, LookupError, RuntimeError)
     try:
-        return getattr(nets, manifest.network)(**manifest.network_arguments)
-    except (TypeError, ValueError, AssertionError, NotImplementedError, KeyError, IndexError) as error:
+        return network(**manifest.network_arguments)
+    except wrong as error:
         raise PackageError(f"Model '{manifest.name}': {manifest.network} refuses its arguments ({error}).") from None
 
 
@@ -131,6 +136,9 @@ def read_weights(package: Package, fold: int = 0) -> dict[str, Any]:
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise PackageError(f"Model '{name}': its weights file cannot be read ({error}).") from None
+    for key in ("state_dict", "model", "network", "net"):  # checkpoints of trainers hold the weights and more
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise PackageError(f"Model '{name}' is refused: its weights file is not a plain table of tensors.")
     return state
