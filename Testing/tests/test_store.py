@@ -451,9 +451,7 @@ except Exception as error:
 def test_a_read_only_cache_says_so(tmp_path: Path, cache: Path) -> None:
     source = model(tmp_path / "mine")
     cache.mkdir()
-    for folder in (tmp_path, *tmp_path.parents):  # so that another user can come here
-        if folder.stat().st_uid == os.getuid() and len(folder.parts) > 2:
-            folder.chmod(folder.stat().st_mode | 0o055)
+    open_to_all(tmp_path)
     cache.chmod(0o555)
     done = subprocess.run(
         [sys.executable, "-c", NOBODY, str(source)],
@@ -465,6 +463,46 @@ def test_a_read_only_cache_says_so(tmp_path: Path, cache: Path) -> None:
     assert done.stdout.startswith("OutputError Cannot write to the folder"), done.stdout + done.stderr
     assert "UNETSEGMENT_CACHE" in done.stdout and done.stdout.count("\n") == 1
     assert list(cache.iterdir()) == []
+
+
+SHARED = """
+import json, os, sys
+from UNetSegmentLib.package import catalog, store
+entry = catalog.read(sys.argv[1])[0][0]
+store.get(entry)
+try:
+    os.setuid(65534)
+except PermissionError:
+    pass
+try:
+    print(*store.get(entry).remarks)
+    print(store.verify(entry.name), *store.installed())
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid"), reason="needs POSIX rights")
+def test_a_read_only_cache_is_of_use(server: Server, tmp_path: Path, cache: Path) -> None:
+    store.get(entry(server.url), policy=QUICK)
+    open_to_all(tmp_path)
+    cache.chmod(0o555)
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED, str(tmp_path / "catalog.json")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    cache.chmod(0o755)
+    assert done.stdout.splitlines()[0] == "'synthetic' 1.0.0 is here already.", done.stdout + done.stderr
+    assert done.stdout.splitlines()[1].startswith("2 ")
+
+
+def open_to_all(place: Path) -> None:
+    """Let another user come here."""
+    for folder in (place, *place.parents):
+        if folder.stat().st_uid == os.getuid() and len(folder.parts) > 2:
+            folder.chmod(folder.stat().st_mode | 0o055)
 
 
 def test_waiting_for_another_process_can_be_cancelled(tmp_path: Path) -> None:

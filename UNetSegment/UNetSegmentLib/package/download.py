@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -298,7 +299,7 @@ class _Job:
         wait = max(wait, min(retry.after, self.policy.longest))
         end = time.monotonic() + wait
         while (left := end - time.monotonic()) > 0:
-            self._say(f"{str(retry)[:1].upper()}{str(retry)[1:]}; trying again in {left:.0f} s")
+            self._say(f"{str(retry)[:1].upper()}{str(retry)[1:]}; trying again in {math.ceil(left)} s")
             time.sleep(min(0.1, left))
 
     def _tick(self) -> None:
