@@ -17,7 +17,8 @@ from ..errors import PackageError
 from . import bundle_config, converted, schema
 from .bundle_answer import Answer, read_answer, read_inferer
 from .bundle_config import Config, Node, shown
-from .bundle_transforms import read_recipe, read_streams
+from .bundle_recipe import read_recipe
+from .bundle_transforms import read_streams
 from .bundle_weights import weights_of
 from .converted import Content, plain_name
 
@@ -45,7 +46,17 @@ _RENAMED = {("UNet", "dimensions"): "spatial_dims", ("BasicUNet", "dimensions"):
 }
 _DROPPED = {("SwinUNETR", "img_size")}
 """Arguments that MONAI had once, which no longer change its networks."""
-_MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PT": "PT", "PET": "PT", "US": "US", "XR": "XR", "CR": "XR", "DX": "XR"}
+_MODALITIES = {
+    "MR": "MR",
+    "MRI": "MR",
+    "CT": "CT",
+    "PT": "PT",
+    "PET": "PT",
+    "US": "US",
+    "XR": "XR",
+    "CR": "XR",
+    "DX": "XR",
+}
 _LICENCES = {
     "Apache License Version 2.0": "Apache-2.0",
     "Attribution-NonCommercial-ShareAlike 4.0": "CC-BY-NC-SA-4.0",
@@ -129,7 +140,8 @@ def _recipe(config: Config, network: _Network, metadata: dict[str, Any]) -> dict
         pre["spacing"] = [pre["spacing"][axis] for axis in order]
     moved = pre["orientation"] != "stored" or "crop" in pre or any(s is not None for s in pre["spacing"])
     answer = read_answer(config.get("postprocessing"), moved, "crop" in pre)
-    pre["resampling"]["output"] = answer.output
+    nearest = pre["resampling"]["image_order"] == 0  # Invertd interpolates as the spacing did
+    pre["resampling"]["output"] = "labels" if nearest and moved else answer.output
     described = _table(_table(metadata.get("network_data_format")).get("inputs"))
     image = _table(described.get("image") or next(iter(described.values()), None))
     names = _names(image.get("channel_def"), network.inputs, "image" if network.inputs == 1 else "image {}")
@@ -151,7 +163,9 @@ def _labels(config: Config, network: _Network, answer: Answer, metadata: dict[st
     names = _names(output.get("channel_def") or output.get("label_def"), network.outputs, "label {}")
     values = answer.values or [n + regions for n in range(network.outputs)]
     if len(values) != network.outputs:
-        raise config.refusal("postprocessing", f"labels are made of {len(values)} of the network's {network.outputs} outputs")
+        raise config.refusal(
+            "postprocessing", f"labels are made of {len(values)} of the network's {network.outputs} outputs"
+        )
     if not regions and network.outputs < 2:
         raise config.refusal("postprocessing", "the largest of a single output is always the same")
     labels = {value: name for value, name in zip(values, names, strict=True)}
@@ -166,7 +180,9 @@ def _labels(config: Config, network: _Network, answer: Answer, metadata: dict[st
     for chosen, one_by_one in answer.components:
         kept = [value for value in chosen or values if value]
         if not set(kept) <= set(values):
-            raise config.refusal("postprocessing", f"largest components of {shown(chosen)} are kept, which are no labels")
+            raise config.refusal(
+                "postprocessing", f"largest components of {shown(chosen)} are kept, which are no labels"
+            )
         steps += [
             {"method": "keep_largest_component", "labels": group, "connectivity": "corners"}
             for group in ([[value] for value in kept] if one_by_one else [kept])
@@ -179,7 +195,9 @@ def _network(node: Node) -> _Network:
     name = component.name("monai.networks.nets")
     name = _ALIASES.get(name or "", name)
     if name not in NETWORKS:
-        raise node.refusal(f"the network {shown(component.target)} is not one of {', '.join(NETWORKS)}")
+        if "." in component.target and not component.target.startswith("monai."):
+            raise node.refusal(f"the network {shown(component.target)} is code of the bundle's own, which is not run")
+        raise node.refusal(f"the network {shown(component.target)} is not one of MONAI's that are known here")
     arguments: dict[str, Any] = {}
     for key, argument in component.arguments.items():
         if (name, key) not in _DROPPED:
@@ -187,7 +205,11 @@ def _network(node: Node) -> _Network:
     dimensions = arguments.get("spatial_dims", 3)
     inputs = arguments.get("in_channels", NETWORKS[name][0])
     outputs = arguments.get("out_channels", NETWORKS[name][1])
-    for key, value, most in (("spatial_dims", dimensions, 3), ("in_channels", inputs, 64), ("out_channels", outputs, 4096)):
+    for key, value, most in (
+        ("spatial_dims", dimensions, 3),
+        ("in_channels", inputs, 64),
+        ("out_channels", outputs, 4096),
+    ):
         least = 2 if key == "spatial_dims" else 1
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise node.refusal(f"{key} = {shown(value)} is not a number of {least} to {most}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .bundle_config import Node, shown
-from .bundle_transforms import Arguments, composed
+from .bundle_transforms import Arguments, composed, unknown
 
 INFERERS = "monai.inferers"
 
@@ -45,6 +45,10 @@ def read_inferer(node: Node, dimensions: int) -> dict[str, Any]:
     """
     component = node.component()
     name, a = component.name(INFERERS), Arguments(component)
+    if name == "SimpleInferer":
+        raise node.refusal(
+            "'SimpleInferer' names no patch size (SlidingWindowInferer does), so that memory has no bound"
+        )
     if name not in ("SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"):
         raise node.refusal(f"the inferer {shown(component.target)} is not one of those that are known")
     if (name == "SliceInferer") != (dimensions == 2):
@@ -118,7 +122,9 @@ def read_answer(node: Node, moved: bool, cropped: bool) -> Answer:
             nearest = _invert(a)
             if not decided:
                 if nearest:
-                    raise here.refusal("outputs that are brought back to the nearest voxel before the decision are unknown")
+                    raise here.refusal(
+                        "outputs that are brought back to the nearest voxel before the decision are unknown"
+                    )
                 answer.output = "probabilities" if activation else "logits"
             elif not nearest:
                 answer.remarks.append(
@@ -135,14 +141,14 @@ def read_answer(node: Node, moved: bool, cropped: bool) -> Answer:
         elif name in ("EnsureTyped", "ToTensord", "ToDeviced", "CastToTyped", "Identityd", "DeleteItemsd"):
             continue
         else:
-            raise here.refusal(f"the transform {shown(component.target)} is not supported at this place")
+            raise unknown(component)
         a.finish()
     if not decided:
         raise node.refusal("nothing decides on labels (AsDiscreted)")
     if moved and not inverted and not saved:
         raise node.refusal("the answer is not brought back to the image's grid (Invertd)")
     if not moved:  # nothing is interpolated, so it does not matter what would be
-        answer.output = "probabilities" if answer.activation == "sigmoid" and activation else "logits"
+        answer.output = "logits"
     return answer
 
 

@@ -20,13 +20,14 @@ from . import schema
 
 LIMIT = 4 << 20
 """Largest configuration in bytes."""
+_YAML_LIMIT = 256 << 10
 _MOST_STEPS = 100_000
 _DEEPEST = 60
 _LONGEST = 1000
 _REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
-_DTYPES = {f"{lib}.{name}" for lib in ("torch", "np", "numpy") for name in ("float16", "float32", "float64", "uint8")} | {
-    f"{lib}.{name}" for lib in ("torch", "np", "numpy") for name in ("int16", "int32", "int64", "uint16")
-}
+_DTYPES = {
+    f"{lib}.{name}" for lib in ("torch", "np", "numpy") for name in ("float16", "float32", "float64", "uint8")
+} | {f"{lib}.{name}" for lib in ("torch", "np", "numpy") for name in ("int16", "int32", "int64", "uint16")}
 _NAMES: dict[str, Any] = {name: name.partition(".")[2] for name in _DTYPES} | {
     "torch.float": "float32",
     "monai.utils.CommonKeys.IMAGE": "image",
@@ -263,6 +264,8 @@ class _Expression:
         first, second = (x.value if isinstance(x, Node) else x for x in (left, right))
         if isinstance(first, str) and isinstance(second, str) and len(first) + len(second) <= _LONGEST:
             return first + second
+        if all(isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < 1e15 for x in (first, second)):
+            return first + second
         if isinstance(first, list) and isinstance(second, list) and len(first) + len(second) <= _LONGEST:
             return [*self._entries(left), *self._entries(right)]
         raise self._refusal()
@@ -351,8 +354,8 @@ def _load_yaml(path: Path) -> Any:
             table[key] = plain(part, depth + 1)
         return table
 
-    if path.stat().st_size > LIMIT:
-        raise ValueError(f"is larger than {LIMIT >> 20} MiB")
+    if path.stat().st_size > _YAML_LIMIT:  # it is read some hundred times slower than JSON
+        raise ValueError(f"is larger than {_YAML_LIMIT >> 10} KiB")
     try:
         text = path.read_text("utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):

@@ -22,7 +22,9 @@ def weights_of(folder: Path, config: Config) -> dict[str, Path]:
     place = PurePosixPath(named or _DEFAULT)
     role = _ROLES.get(place.suffix)
     if place.is_absolute() or ".." in place.parts or "\\" in str(place) or ":" in str(place):
-        raise PackageError(f"Bundle '{config.model}' cannot be used: its weights {shown(str(place))} lie outside of it.")
+        raise PackageError(
+            f"Bundle '{config.model}' cannot be used: its weights {shown(str(place))} lie outside of it."
+        )
     if role is None:
         raise PackageError(
             f"Bundle '{config.model}' cannot be used: its weights {shown(str(place))} are not a state dict (.pt or "

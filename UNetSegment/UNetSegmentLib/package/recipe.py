@@ -124,7 +124,9 @@ def read_channel(entry: dict[str, Any]) -> Channel:
         PackageError: Its normalisation lacks a number that its method needs.
     """
     name = entry["name"]
-    return Channel(name, _normalization(entry["normalization"], name), entry.get("title", ""), entry.get("modality", "OT"))
+    return Channel(
+        name, _normalization(entry["normalization"], name), entry.get("title", ""), entry.get("modality", "OT")
+    )
 
 
 def _normalization(norm: dict[str, Any], name: str) -> Normalization:

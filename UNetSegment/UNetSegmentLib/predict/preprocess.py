@@ -77,7 +77,9 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None) -> N
         array[index] = image if how.normalize_first else normalized(image, channel.normalization)
     if late != "none":
         inner = _crop_box(array, late)
-        back, reached = zip(*(lerp.within(cut.start, cut.stop) for lerp, cut in zip(back, inner, strict=True)), strict=True)
+        back, reached = zip(
+            *(lerp.within(cut.start, cut.stop) for lerp, cut in zip(back, inner, strict=True)), strict=True
+        )
         array, grid, source = array[(slice(None), *inner)], grid.cropped(inner), source.cropped(reached)
         box = tuple(slice(b.start + r.start, b.start + r.stop) for b, r in zip(box, reached, strict=True))  # type: ignore[assignment]
     return NetworkImage(array, grid, source, back, turn, box)
@@ -151,7 +153,9 @@ def _grids(source: Grid, how: Preprocessing) -> tuple[Grid, tuple[Lerp, ...], tu
         grid = source.with_spacing(wanted)
         new, size = grid.spacing, grid.shape
         forth = [Lerp.between(shape[a], size[a], old[a], new[a], 0 if a == alone else order) for a in range(3)]
-        back = [Lerp.between(size[a], shape[a], new[a], old[a], 0 if a == alone_back else answer_order) for a in range(3)]
+        back = [
+            Lerp.between(size[a], shape[a], new[a], old[a], 0 if a == alone_back else answer_order) for a in range(3)
+        ]
     else:
         size = tuple(max(round(old[a] / wanted[a] * shape[a]), 1) for a in range(3))
         grid = source if size == shape else source.with_shape(size)
