@@ -139,7 +139,9 @@ class UNetArchitecture:
         if any(size % 2 == 0 for kernel in made.kernels for size in kernel):
             raise PackageError(f"The network {name} has a kernel of even size, which cannot keep an image's size.")
         if any(step != 1 for step in made.strides[0]):
-            raise PackageError(f"The network {name} shrinks the image in its first stage, so its answer would be smaller.")
+            raise PackageError(
+                f"The network {name} shrinks the image in its first stage, so its answer would be smaller."
+            )
         if sum(prod(shape) for shape in made.shapes().values()) > WEIGHT_LIMIT:
             raise PackageError(f"The network {name} has more than {WEIGHT_LIMIT:,} weights.")
         return made

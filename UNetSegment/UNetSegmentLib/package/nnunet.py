@@ -67,8 +67,9 @@ def find(root: Path) -> Folder | None:
     found: dict[str, Path] = {}
     for folder in root.glob("fold_*"):
         name = folder.name.removeprefix("fold_")
-        if name == "all" or name.isdigit():
-            found.update({name: folder / file for file in reversed(CHECKPOINTS) if (folder / file).is_file()})
+        path = next((folder / file for file in CHECKPOINTS if (folder / file).is_file()), None)
+        if path is not None and re.fullmatch(r"all|\d{1,3}", name):
+            found[name] = path
     folds = sorted((name for name in found if name != "all"), key=int) or list(found)
     if not folds:
         raise PackageError(
@@ -157,7 +158,9 @@ def _arrays(
             raise PackageError(f"'{checkpoint.name}' is refused: its weight '{key[:80]}' is no tensor.")
         kept[key] = value
     check_shapes(
-        f"'{checkpoint.name}' of trainer '{trainer[:60]}' is refused: its weights", expected, {k: v.shape for k, v in kept.items()}
+        f"'{checkpoint.name}' of trainer '{trainer[:60]}' is refused: its weights",
+        expected,
+        {k: v.shape for k, v in kept.items()},
     )
     arrays = {}
     for key in expected:

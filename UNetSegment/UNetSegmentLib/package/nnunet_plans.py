@@ -358,7 +358,10 @@ def _architecture(how: dict[str, Any], dimensions: int) -> tuple[str, dict[str, 
 def _fingerprint(plans: dict[str, Any]) -> dict[str, Any]:
     """Median spacing (mm) and size in the network's axes, and the foreground's intensities, where the plans tell them."""
     found: dict[str, Any] = {}
-    for key, entry in (("spacing", "original_median_spacing_after_transp"), ("size", "original_median_shape_after_transp")):
+    for key, entry in (
+        ("spacing", "original_median_spacing_after_transp"),
+        ("size", "original_median_shape_after_transp"),
+    ):
         values = plans.get(entry)
         if isinstance(values, list) and len(values) == 3 and all(isinstance(n, int | float) and n > 0 for n in values):
             found[key] = {"median": [float(n) for n in values]}

@@ -41,10 +41,17 @@ _STORAGES = {
 }
 _DTYPES = {"float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"}
 _OPAQUE_NAMES = {"torch.device", "_codecs.encode", "numpy.dtype", "numpy.ndarray"}
-_OPAQUE_NAMES |= {f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")}
+_OPAQUE_NAMES |= {
+    f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")
+}
 _OPAQUE_NAMES |= {f"numpy.dtypes.{name}DType" for name in ("Float64", "Float32", "Float16", "Int64", "Int32", "Bool")}
 _OPAQUE_NAMES |= {f"torch.{name}" for name in _DTYPES}
-_CALLED = {"collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter", "torch.Size"}
+_CALLED = {
+    "collections.OrderedDict",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_parameter",
+    "torch.Size",
+}
 _ALLOWED = _OPAQUE_NAMES | _CALLED | {f"torch.{name}" for name in _STORAGES}
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -305,7 +312,11 @@ class _Machine:
         if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
             raise ValueError
         numbers = (offset, *shape, *strides)
-        if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers) or len(shape) != len(strides) or len(shape) > 8:
+        if (
+            not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers)
+            or len(shape) != len(strides)
+            or len(shape) > 8
+        ):
             raise ValueError
         last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
         if prod(shape) and (last >= storage.size or prod(shape) > storage.size):
