@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,15 +97,18 @@ class Package:
 
 
 def load(source: str | os.PathLike[str]) -> Package:
-    """Open a model by folder, or by the name of an installed one: a package, a MONAI bundle, or an nnU-Net v2 folder.
+    """Open a model by folder, zip, or name of an installed one: a package, a MONAI bundle, or an nnU-Net v2 folder.
 
     The manifest is validated and every listed file must be there; their content is checked when it is read. A model of
     another kind is converted once, in the cache folder; what was given is left alone.
 
     Raises:
         PackageError: There is no such model, or it is incomplete, not valid, too new, or names an unknown network.
+        OutputError: A zip or converted model finds no room in the cache folder.
     """
     folder = Path(source)
+    if folder.suffix.lower() == ".zip" and folder.is_file():
+        return _from_zip(folder)
     if not folder.is_dir():
         known = installed()
         if str(source) not in known:
@@ -123,6 +127,36 @@ def load(source: str | os.PathLike[str]) -> Package:
         raise PackageError(f"The model in '{folder}' cannot be read: {MANIFEST_PATH} {error}.") from None
     _check(folder, manifest)
     return Package(folder.resolve(), manifest)
+
+
+def _from_zip(path: Path) -> Package:
+    """The model in a zip, which is unpacked once into the cache; what a converted model was made from does not stay."""
+    from . import archive, arrival, records
+
+    try:
+        unpacked = cache_folder() / "converted" / f"zip-{records.sha256(path)}"
+    except OSError as error:
+        raise PackageError(f"'{path}' cannot be read ({error.strerror or error}).") from None
+    note = unpacked.with_suffix(".txt")
+    if note.is_file():
+        made = unpacked.with_name(note.read_text("utf-8").strip())
+        if (made / MANIFEST_PATH).is_file():
+            return load(made)
+    if not unpacked.is_dir():
+        try:
+            unpacked.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise archive.write_error(error, unpacked.parent) from None
+        archive.unpack(path, unpacked)
+    try:
+        _, found = arrival.find(unpacked, path.name)
+    except PackageError:
+        shutil.rmtree(unpacked, ignore_errors=True)
+        raise
+    if not found.root.is_relative_to(unpacked.resolve()):
+        note.write_text(found.root.name, "utf-8")
+        shutil.rmtree(unpacked, ignore_errors=True)
+    return found
 
 
 def _converted(folder: Path) -> Path:

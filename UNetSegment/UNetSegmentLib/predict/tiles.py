@@ -75,7 +75,7 @@ def _starts(size: int, patch: int, overlap: float) -> tuple[int, ...]:
 def _even_starts(size: int, patch: int, overlap: float) -> tuple[int, ...]:
     count = math.ceil((size - patch) / (patch * (1 - overlap))) + 1
     step = (size - patch) / (count - 1) if count > 1 else 0.0
-    return tuple(int(np.round(step * n)) for n in range(count))
+    return tuple(dict.fromkeys(int(np.round(step * n)) for n in range(count)))  # single slices would come twice
 
 
 def weights(patch: Sequence[int], inference: Inference) -> np.ndarray:
