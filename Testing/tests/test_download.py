@@ -275,7 +275,7 @@ STEPS = st.sampled_from(
 ) | st.integers(0, len(CONTENT)).map("cut:{}".format)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(STEPS, max_size=8), st.sampled_from(['"v1"', 'W/"v1"', None]), st.booleans())
 def test_whatever_happens_the_file_is_right_or_absent(script: list[str], validator: str | None, hashed: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, serve(CONTENT) as server:

@@ -132,6 +132,13 @@ def test_trust_on_first_use(server: Server, tmp_path: Path) -> None:
     assert store.get(wanted, policy=QUICK).remarks == ()
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"url": 5}', '{"url": "%s", "sha256": 5, "time": 5}'])
+def test_a_broken_note_of_trust_is_none(server: Server, cache: Path, content: str) -> None:
+    (cache / "trust").mkdir(parents=True)
+    (cache / "trust" / "synthetic-1.0.0.json").write_text(content.replace("%s", server.url))
+    assert "No hash is published" in store.get(entry(server.url), policy=QUICK).remarks[0]
+
+
 def test_a_new_version_replaces_the_old_one(server: Server, tmp_path: Path) -> None:
     store.get(entry(server.url), policy=QUICK)
     server.content = zipped(model(tmp_path / "new", b"better", version="1.1.0"))
@@ -331,9 +338,11 @@ def test_remove_frees_the_space_and_nothing_else(tmp_path: Path, cache: Path) ->
     assert not (cache / "models" / "one").exists() and "one" not in store.installed()
     (cache / "downloads").mkdir(exist_ok=True)
     (cache / "downloads" / "x.zip.part").write_bytes(bytes(50_000))
+    (cache / "compiled").mkdir()
+    (cache / "compiled" / "x.blob").write_bytes(bytes(50_000))
     (cache / "catalogs").mkdir()
     (cache / "catalogs" / "mine.json").write_text("{}")
-    assert store.remove_all() > 150_000
+    assert store.remove_all() > 200_000
     assert (outside / "precious").read_text() == "keep"
     assert list(models_there()) == ["catalogs/mine.json"]
     assert store.remove_all() == 0

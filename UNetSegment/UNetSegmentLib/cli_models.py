@@ -308,4 +308,4 @@ def _print_facts(rows: Sequence[tuple[str, Any]]) -> None:
 
 
 def _brief(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "x".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

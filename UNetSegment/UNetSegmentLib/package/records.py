@@ -39,6 +39,14 @@ def record(name: str) -> dict[str, Any]:
     return found if sound else {}
 
 
+def trusted(name: str, version: str, url: str | None) -> dict[str, str]:
+    """``sha256`` and ``time`` of the first download of ``url``; empty where there was none."""
+    found = read(trust_path(name, version))
+    sha, time = str(found.get("sha256")), str(found.get("time"))
+    sound = found.get("url") == url and re.fullmatch(r"[0-9a-f]{64}", sha)
+    return {"sha256": sha, "time": time} if sound else {}
+
+
 def read(path: Path) -> dict[str, Any]:
     """A small JSON object; empty where it is missing or broken."""
     try:

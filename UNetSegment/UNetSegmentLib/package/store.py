@@ -1,9 +1,9 @@
 """The user's cache of models: fetch, import, check and remove. Nothing outside the cache folder is touched.
 
-``models/NAME`` holds a model, ``records/NAME.json`` where it came from and the hashes of its files, ``converted`` what
-the loader made of models of other kinds, ``trust`` the hashes of downloads for which none is published, ``downloads``
-and ``staging`` work that is not finished. Nothing in them says where the folder is, so that it can be copied to another
-computer.
+``models/NAME`` holds a model, ``records/NAME.json`` where it came from and the hashes of its files, ``trust`` the
+hashes of downloads for which none is published. ``converted`` and ``compiled`` are what the loader and a backend made
+of models, ``downloads`` and ``staging`` work that is not finished: these can be made again. Nothing says where the
+folder is, so that it can be copied to another computer.
 """
 
 from __future__ import annotations
@@ -116,27 +116,9 @@ def get(
     with _staging(entry.name, cancel, progress) as stage:
         if there := _present(entry):
             return Outcome(entry.name, there, here)
-        trust = records.trust_path(entry.name, entry.version)
-        known = {} if forget else records.read(trust)
+        known = {} if forget or entry.hashes else records.trusted(entry.name, entry.version, entry.url)
         zipped = cache_folder() / "downloads" / f"{entry.name}-{entry.version}.zip"
-        seen = known.get("sha256") if not entry.hashes and known.get("url") == entry.url else None
-        try:
-            sha256 = download(
-                entry.url or "",
-                zipped,
-                size=entry.size,
-                hashes=entry.hashes or ({"sha256": seen} if seen else {}),
-                policy=policy,
-                progress=progress,
-                cancel=cancel,
-            )
-        except Mismatch:
-            if not seen:
-                raise
-            raise DownloadError(
-                f"What '{entry.url}' sends now is not the file first downloaded on {known.get('time', '')[:10]}; ask its "
-                "publisher, and repeat with --forget if the change is meant."
-            ) from None
+        sha256 = _fetch(entry, zipped, known, {"policy": policy, "progress": progress, "cancel": cancel})
         try:
             archive.unpack(zipped, stage / "content", progress=_told(progress, "unpack", "Unpacking"), cancel=cancel)
             root, found = arrival.find(stage / "content", zipped.name)
@@ -151,7 +133,8 @@ def get(
             zipped.unlink(missing_ok=True)
             raise
         zipped.unlink(missing_ok=True)
-        if not entry.hashes and not seen:
+        if not entry.hashes and not known:
+            trust = records.trust_path(entry.name, entry.version)
             records.write(trust, {"url": entry.url, "sha256": sha256, "time": records.now()})
             remarks.append(
                 f"No hash is published for '{entry.name}': this first download is trusted, and later ones must be the same "
@@ -257,7 +240,8 @@ def remove_all() -> int:
     Raises:
         OutputError: Something cannot be deleted.
     """
-    parts = [cache_folder() / part for part in ("models", "records", "converted", "downloads", "staging")]
+    names = ("models", "records", "converted", "compiled", "downloads", "staging")
+    parts = [cache_folder() / name for name in names]
     freed = records.size(*parts)
     for folder in parts:
         for child in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -270,6 +254,20 @@ def remove_all() -> int:
                     f"'{child}' cannot be deleted ({error.strerror or error}); is a model in use?"
                 ) from None
     return freed
+
+
+def _fetch(entry: Entry, zipped: Path, known: dict[str, str], how: dict[str, Any]) -> str:
+    """Download the zip of ``entry``, which must have the published hash or the one ``known`` from the first time."""
+    hashes = entry.hashes or ({"sha256": known["sha256"]} if known else {})
+    try:
+        return download(entry.url or "", zipped, size=entry.size, hashes=hashes, **how)
+    except Mismatch:
+        if not known:
+            raise
+        raise DownloadError(
+            f"What '{entry.url}' sends now is not the file first downloaded on {known['time'][:10]}; ask its publisher, "
+            "and repeat with --forget if the change is meant."
+        ) from None
 
 
 def _install(name: str, root: Path, stage: Path, origin: dict[str, Any], progress: Tell | None) -> Package:
