@@ -81,8 +81,8 @@ def test_the_life_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_import_verify_and_remove_all(tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zipped(model(tmp_path / "mine"))
-    assert "mine-2 is ready" in Run(capsys, "models", "import", tmp_path / "mine.zip", "--name", "mine-2").out[0]
-    assert "synthetic is ready" in Run(capsys, "models", "import", tmp_path / "mine").out[0]
+    assert "mine-2 1.0.0 is ready" in Run(capsys, "models", "import", tmp_path / "mine.zip", "--name", "mine-2").out[0]
+    assert "synthetic 1.0.0 is ready" in Run(capsys, "models", "import", tmp_path / "mine").out[0]
     (cache / "models" / "mine-2" / "models" / "model.onnx").write_bytes(b"harmed!")
     one = Run(capsys, "models", "verify", "mine-2")
     assert one.code == 1 and len(one.error) == 1 and "checksum of models/model.onnx is wrong" in one.error[0]

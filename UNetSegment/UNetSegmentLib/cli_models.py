@@ -17,6 +17,7 @@ from .package.archive import size_text
 if TYPE_CHECKING:
     from .package.catalog import Catalog, Entry
     from .package.download import Progress
+    from .package.store import Outcome
 
 
 def add(commands: Any) -> None:
@@ -111,9 +112,7 @@ def _get(options: argparse.Namespace) -> None:
     for entry in entries:
         with _Bar() as bar:
             outcome = store.get(entry, progress=bar, forget=options.forget)
-        _report(
-            f"{entry.name} {entry.version} is ready: unetsegment segment IMAGE -m {entry.name} -o OUT", outcome.remarks
-        )
+        _report(outcome)
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -121,7 +120,7 @@ def _import(options: argparse.Namespace) -> None:
 
     with _Bar() as bar:
         outcome = store.import_(options.path, options.name, progress=bar)
-    _report(f"{outcome.name} is ready: unetsegment segment IMAGE -m {outcome.name} -o OUT", outcome.remarks)
+    _report(outcome)
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -276,9 +275,11 @@ class _Bar:
         self.width = len(line)
 
 
-def _report(line: str, remarks: Sequence[str]) -> None:
-    print(line)
-    for remark in remarks:
+def _report(outcome: Outcome) -> None:
+    by_name = outcome.name in package.installed()
+    model = outcome.name if by_name else package.cache_folder() / "models" / outcome.name
+    print(f"{outcome.name} {outcome.version} is ready: unetsegment segment IMAGE -m {model} -o OUT")
+    for remark in outcome.remarks:
         print(remark)
 
 

@@ -31,9 +31,10 @@ Cancel = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A model that was put into the store, and what the user should be told about it."""
+    """A model that was put into the store, its publisher's version, and what the user should be told about it."""
 
     name: str
+    version: str
     package: Package
     remarks: tuple[str, ...] = ()
 
@@ -109,13 +110,15 @@ def get(
     if entry.cannot_run:
         raise PackageError(f"Model '{entry.name}' cannot be run by UNetSegment: {entry.cannot_run}.")
     if entry.bundled:
-        return Outcome(entry.name, package.load(_folder(entry.name)), (f"'{entry.name}' ships with UNetSegment.",))
+        return Outcome(
+            entry.name, entry.version, package.load(_folder(entry.name)), (f"'{entry.name}' ships with UNetSegment.",)
+        )
     here = (f"'{entry.name}' {entry.version} is here already.",)
     if there := _present(entry):  # asked before the lock too: a shared cache may be read-only
-        return Outcome(entry.name, there, here)
+        return Outcome(entry.name, entry.version, there, here)
     with _staging(entry.name, cancel, progress) as stage:
         if there := _present(entry):
-            return Outcome(entry.name, there, here)
+            return Outcome(entry.name, entry.version, there, here)
         known = {} if forget or entry.hashes else records.trusted(entry.name, entry.version, entry.url)
         zipped = cache_folder() / "downloads" / f"{entry.name}-{entry.version}.zip"
         sha256 = _fetch(entry, zipped, known, {"policy": policy, "progress": progress, "cancel": cancel})
@@ -140,7 +143,7 @@ def get(
                 f"No hash is published for '{entry.name}': this first download is trusted, and later ones must be the same "
                 f"file (SHA-256 {sha256[:12]}...)."
             )
-        return Outcome(entry.name, loaded, tuple(remarks))
+        return Outcome(entry.name, entry.version, loaded, tuple(remarks))
 
 
 def import_(
@@ -184,7 +187,8 @@ def import_(
         origin["version"] = found.manifest.version
         with _undone(found), locked(cache_folder() / "locks" / f"{name}.lock", cancel):
             remarks = _replaced(name)
-            return Outcome(name, _install(name, root, stage, origin, progress), tuple(remarks))
+            loaded = _install(name, root, stage, origin, progress)
+            return Outcome(name, found.manifest.version, loaded, tuple(remarks))
 
 
 def verify(name: str) -> int:
