@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=cores, help="processor threads of every contender")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--count", type=int, default=20, help="images of the case hippocampus")
-    add("--repeats", type=int, default=1, help="warm runs of every contender on every image")
+    add("--repeats", type=int, default=2, help="warm runs of every contender on every image")
     add("--width", type=float, default=0.25, help="share of the full network's channels in the cases torso and large")
     add("--patch", type=int, default=128, help="edge of their patch")
     add("--crop", type=int, default=80, help="edge of the used part of the CT in voxels of 3 mm; 0 for all of it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -45,22 +46,15 @@ def versions(options: Options) -> dict[str, dict[str, str]]:
             f"for n in {_LIBRARIES!r}:\n try: v[n]=metadata.version(n)\n except Exception: pass\nprint(json.dumps(v))"
         )
         out = subprocess.run([options.nnunet_python, "-c", script], capture_output=True, text=True, check=True).stdout
-        import json
-
         found["nnU-Net"] = json.loads(out)
     return found
 
 
-def ceiling(options: Options, seconds: float = 3.0) -> dict[str, Any]:
-    """GFLOP/s of a large matrix product in each precision, by the better library."""
-    folder = options.scratch / "ceiling"
-    with Session("ceiling", "benchmarks.contenders.ceiling", sys.executable, options.threads, folder) as session:
-        found = session.call("ceiling", threads=options.threads, device=options.device, seconds=seconds).result
-    result = {}
-    for precision, libraries in found.items():
-        library = max(libraries, key=lambda name: libraries[name]["gflops"])
-        result[precision] = {"library": library, **libraries[library]}
-    return result
+def ceiling(options: Options) -> dict[str, dict[str, float]]:
+    """GFLOP/s, and GFLOP per processor second, of matrix products in each precision."""
+    folder, module = options.scratch / "ceiling", "benchmarks.contenders.ceiling"
+    with Session("ceiling", module, sys.executable, options.threads, folder) as session:
+        return session.call("ceiling", threads=options.threads, device=options.device).result
 
 
 def _installed() -> dict[str, str]:

@@ -95,24 +95,31 @@ class Run:
         }
         if self.first_use is not None:
             row["first_use_wall"] = self.first_use
-        for kind in ("wall", "cpu"):
-            warm = [getattr(answer.stages["predict"], kind) for answer in self.warm or [self.cold]]
-            network = [answer.result["network"][kind] for answer in self.warm or [self.cold]]
-            rest = [whole - part for whole, part in zip(warm, network)]
-            row[f"warm_{kind}"] = _median(warm)
-            if answers[-1].result["network"]["calls"]:  # timed on processors only
-                row |= {f"network_{kind}": _median(network), f"rest_{kind}": _median(rest)}
-        calls = [answer.result["network"]["calls"] for answer in self.warm or [self.cold]]
-        row["network_calls"] = _median(calls)
+        row |= self._warm()
+        row["network_calls"] = answers[-1].result["network"]["calls"]
         if provenance := answers[-1].result.get("provenance"):
             row["provenance"] = {k: provenance[k] for k in provenance if k not in ("time", "seconds", "software")}
         return row
 
+    def _warm(self) -> dict[str, float]:
+        """Mean over images of the least of each one's runs: other work on the machine only ever adds."""
+        row = {}
+        images = len(self.results) if self.warm else 1
+        answers = self.warm or [self.cold]
+        for kind in ("wall", "cpu"):
+            whole = np.array([getattr(answer.stages["predict"], kind) for answer in answers])
+            network = np.array([answer.result["network"][kind] for answer in answers])
+            figures = {"warm": whole, "network": network, "rest": whole - network}
+            if not network.any():  # timed on processors only
+                del figures["network"], figures["rest"]
+            row |= {f"{key}_{kind}": float(v.reshape(-1, images).min(axis=0).mean()) for key, v in figures.items()}
+        return row
+
 
 def race(
-    contenders: list[Contender], images: list[Image], options: Options, folder: Path, warm: bool = True
+    contenders: list[Contender], images: list[Image], options: Options, folder: Path, repeats: int | None = None
 ) -> list[Run]:
-    """Run every contender: cold on the first image, then, where ``warm``, on all of them in turns.
+    """Run every contender: cold on the first image, then warm on all of them in turns, ``repeats`` times.
 
     A contender that fails gets a row that says so; the others go on.
     """
@@ -124,7 +131,7 @@ def race(
                 sessions[run.contender.name] = _start(run, images[0], options, folder, stack)
             except ContenderError as error:
                 _fail(run, error, options)
-        for number in range(options.repeats if warm else 0):
+        for number in range(options.repeats if repeats is None else repeats):
             for image in images:
                 for run in runs[:: -1 if number % 2 else 1]:
                     if run.error is None:
@@ -164,7 +171,3 @@ def _fail(run: Run, error: ContenderError, options: Options) -> None:
     for folder, word in ((options.shared, "SHARED"), (options.scratch, "FOLDER")):  # no paths of this machine
         run.error = run.error.replace(str(folder), word)
     print(f"  {error}", file=sys.stderr, flush=True)
-
-
-def _median(values: list[float]) -> float:
-    return float(np.median(values))

@@ -22,9 +22,9 @@ make bench
 (`cd Testing && python -m benchmarks --help` has the choices; each case is kept in `docs/benchmarks/*.json`, and this page is assembled from
 them.) **CPU s** are processor seconds of the process and its children and come first, as other work shares these machines; **wall** is
 elapsed seconds. **Cold** is a fresh process from its start through imports, loading and the first image; **first use** is the same before
-anything was converted, compiled or cached. **Warm** is the median of further images. **Network** is the time within the network (mirrored
-passes included), **rest** all else of a warm prediction. **Ceiling**: a large matrix product in the same precision, by the better of PyTorch
-and OpenVINO, just before the case; floating point operations are counted from the convolutions. **Memory** is resident memory of the process tree, looked at from outside every
+anything was converted, compiled or cached. **Warm** is the mean over the images, of each the least of its warm runs. **Network** is the time within the network (mirrored
+passes included), **rest** all else of a warm prediction. **Ceiling**: matrix products in the same precision, the best of several sizes in
+PyTorch and OpenVINO, just before the case; floating point operations are counted from the convolutions. **Memory** is resident memory of the process tree, looked at from outside every
 20 ms: the peak, and what of it came after loading."""
 
 
@@ -131,10 +131,12 @@ def _machines(records: Sequence[Record]) -> list[str]:
     rows = []
     for record in records:
         peak = record.get("ceiling", {})
-        cells = [f"{number(peak[p]['gflops'])} ({peak[p]['library']})" if p in peak else "-" for p in ("fp32", "bf16")]
+        keys = [(p, key) for key in ("per_cpu_second", "gflops") for p in ("fp32", "bf16")]
+        cells = [number(peak[p][key]) if p in peak else "-" for p, key in keys]
         cells.append(str(record["machine"]["load"][0]))
         rows.append([record["case"], record["machine"]["date"], *cells, number(record.get("seconds"))])
-    head = ["case", "date (UTC)", "ceiling fp32 GFLOP/s", "ceiling bf16 GFLOP/s", "load by others", "case took s"]
+    head = ["case", "date (UTC)", "ceiling fp32, GFLOP per CPU s", "bf16", "ceiling fp32, GFLOP/s", "bf16"]
+    head += ["load by others", "case took s"]
     return [*parts, grid(head, rows)]
 
 

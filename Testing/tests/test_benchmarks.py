@@ -127,7 +127,7 @@ def test_the_page_is_assembled_from_what_was_kept(tmp_path):
         "seconds": 12.3456789,
         "machine": machine | {"system": "Linux", "device": "cpu", "date": "2026-01-01T00:00+00:00"},
         "versions": {"ours": {"python": "3.12"}},
-        "ceiling": {"fp32": {"library": "torch", "gflops": 100.0, "per_cpu_second": 50.0}},
+        "ceiling": {"fp32": {"gflops": 100.0, "per_cpu_second": 50.0}},
         "flop_per_patch": 1e9,
         "rows": [
             {"contender": "ours, parity", "provenance": {"precision": "fp32"}, "network_calls": 1}

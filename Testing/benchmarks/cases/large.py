@@ -30,7 +30,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         nnunet("in memory", model, options, mirror=False),
         ours("fast", model, options, first_use=False, mode="fast"),
     ]
-    runs = race(contenders, [image], options, folder, warm=False)
+    runs = race(contenders, [image], options, folder, repeats=0)
     rows = [one.row() for one in runs]
     peer = "nnU-Net, in memory"
     pairs = [("ours, parity", peer), ("ours, fast", peer)]

@@ -33,20 +33,14 @@ def measure(package: str, backend: str, precision: str, threads: int, runs: int 
     network.run(patch, lambda: None)
     walls, cpus, peaks = [], [], []
     for _ in range(runs):
-        peaks.append(_peak(threads, precision))
+        peaks.append(ceiling(threads, precisions=(precision,), seconds=0.3)[precision])
         cpu, began = cpu_seconds(), time.perf_counter()
         network.run(patch, lambda: None)
         walls.append(time.perf_counter() - began)
         cpus.append(cpu_seconds() - cpu)
-    peaks.append(_peak(threads, precision))
+    peaks.append(ceiling(threads, precisions=(precision,), seconds=0.3)[precision])
     highest = {key: max(peak[key] for peak in peaks) for key in ("gflops", "per_cpu_second")}
     return {"wall": min(walls), "cpu": min(cpus), "ceiling": highest}
-
-
-def _peak(threads: int, precision: str) -> dict[str, float]:
-    """GFLOP/s, and GFLOP per processor second, of the better library's matrix product, now."""
-    libraries = ceiling(threads, seconds=0.7, precisions=(precision,))[precision].values()
-    return {key: max(library[key] for library in libraries) for key in ("gflops", "per_cpu_second")}
 
 
 if __name__ == "__main__":
