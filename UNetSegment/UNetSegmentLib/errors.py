@@ -36,3 +36,7 @@ class Cancelled(UNetSegmentError):
 
     def __init__(self, message: str = "Cancelled; nothing was changed.") -> None:
         super().__init__(message)
+
+
+class WorkerError(UNetSegmentError):
+    """The process that runs models could not start, ended, or does not answer."""

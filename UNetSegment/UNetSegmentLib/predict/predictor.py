@@ -185,6 +185,17 @@ class Predictor:
         kept = collector.result(image.grid, manifest.outputs) if collector is not None else None
         return Prediction(LabelMap(array, volume.grid, manifest.labels, provenance), provenance, kept)
 
+    def description(self) -> dict[str, str]:
+        """What a prediction would run on: mode, backend, device, precision, and the Dice proven on this computer."""
+        first = self._members[0]
+        return {
+            "mode": self.configuration.mode,
+            "backend": first.name,
+            "device": first.device,
+            "precision": first.precision,
+            "reference_dice": "" if self.agreement is None else f"{self.agreement:.4f}",
+        }
+
     @property
     def _head(self) -> Head | None:
         return self._members[0].head
@@ -264,11 +275,7 @@ class Predictor:
             "model": manifest.name,
             "model_version": manifest.version,
             "model_hash": self.package.content_hash,
-            "mode": chosen.mode,
-            "backend": first.name,
-            "device": first.device,
-            "precision": first.precision,
-            "reference_dice": "" if self.agreement is None else f"{self.agreement:.4f}",
+            **self.description(),
             "options": json.dumps(options),
             "notes": " ".join(notes),
             "software": json.dumps(versions),

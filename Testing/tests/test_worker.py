@@ -1,0 +1,427 @@
+"""The worker and its client: answers, faults of every kind, and nothing left behind."""
+
+import gc
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import packages
+from UNetSegmentLib import errors, package
+from UNetSegmentLib.errors import Cancelled, PackageError, WorkerError
+from UNetSegmentLib.predict import Predictor
+from UNetSegmentLib.predict.backends import is_installed
+from UNetSegmentLib.volume import Grid, Volume
+from UNetSegmentLib.worker import Worker, client, protocol
+from UNetSegmentLib.worker.memory import SharedArray
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = Path("/dev/shm")
+needs_engine = pytest.mark.skipif(
+    not (is_installed("openvino") and is_installed("onnx")), reason="openvino or onnx is not installed"
+)
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+NUMBERS = {0: 0, 3: 1, 300: 2}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(packages.threshold_package(tmp_path_factory.mktemp("model")))
+
+
+def image(shape=(40, 36, 30), seed=0):
+    array = np.random.default_rng(seed).uniform(0, 3, shape).astype(np.float32)
+    return Volume(array[None], Grid.from_spacing(shape, (1, 1, 1)), ("T1",))
+
+
+def labels(volume):
+    return np.where(volume.array[0] > 2, 2, np.where(volume.array[0] > 1, 1, 0))
+
+
+def names():
+    return {path.name for path in SHARED.iterdir()} if SHARED.is_dir() else set()
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z" if Path("/proc").is_dir() else True
+    except (OSError, IndexError):
+        return False
+
+
+def wait_until(true, seconds=15):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
+
+
+@pytest.fixture
+def worker():
+    before = names()
+    made = Worker()
+    yield made
+    pid = made._pid
+    made.stop()
+    assert not made.is_alive and (pid is None or wait_until(lambda: not is_running(pid)))
+    gc.collect()
+    assert wait_until(lambda: names() <= before, 3), names() - before
+
+
+@needs_engine
+def test_the_answer_is_that_of_the_engine_and_the_model_stays_warm(worker, model):
+    volume, told, slabs = image(), [], []
+    job = worker.predict(
+        model,
+        [volume],
+        NUMBERS,
+        on_progress=lambda report, left: told.append(report.fraction),
+        on_slab=lambda box, array: slabs.append((box, array[box].copy())),
+    )
+    outcome = worker.wait(job)
+    here = Predictor(package.load(model)).predict(volume)
+    np.testing.assert_array_equal(outcome.array, np.searchsorted([0, 3, 300], here.labels.array))
+    assert outcome.array.dtype == np.uint8
+    assert outcome.voxels == {v: int((here.labels.array == v).sum()) for v in NUMBERS}
+    skip = {"seconds", "time"}
+    assert {k: v for k, v in outcome.provenance.items() if k not in skip} == {
+        k: v for k, v in here.provenance.items() if k not in skip
+    }
+    assert told == sorted(told) and told[-1] == 1.0
+    grown = np.zeros_like(outcome.array)
+    for box, part in slabs:
+        grown[box] = part
+    np.testing.assert_array_equal(grown, outcome.array)
+    pid = worker._pid
+    assert worker.wait(worker.load(model))["ran"]["backend"] == "openvino"
+    assert worker.wait(worker.predict(model, [volume], NUMBERS)).voxels == outcome.voxels and worker._pid == pid
+
+
+@needs_engine
+def test_options_reach_the_engine(worker, model):
+    region = [[2, 10], [3, 30], [0, 20]]
+    outcome = worker.wait(worker.predict(model, [image()], NUMBERS, {"mode": "parity", "region": region}))
+    assert outcome.provenance["mode"] == "parity" and '"region": [[2, 10]' in outcome.provenance["options"]
+    outside = np.ones(outcome.array.shape, bool)
+    outside[2:10, 3:30, 0:20] = False
+    assert outcome.array.any() and not outcome.array[outside].any()
+
+
+@needs_engine
+def test_mistakes_come_back_as_what_they_are(worker, model):
+    with pytest.raises(PackageError, match="There is no model 'nothing'"):
+        worker.wait(worker.predict("nothing", [image()], NUMBERS))
+    with pytest.raises(errors.InputError, match="2 were given"):
+        worker.wait(worker.predict(model, [image(), image()], NUMBERS))
+    with pytest.raises(errors.BackendError, match="Mode 'best'"):
+        worker.wait(worker.predict(model, [image()], NUMBERS, {"mode": "best"}))
+    with pytest.raises(WorkerError, match="does not hold plain numbers"):
+        complex_one = Volume(np.zeros((1, 2, 2, 2), complex), Grid.from_spacing((2, 2, 2), (1, 1, 1)), ("k-space",))
+        worker.wait(worker.predict(model, [complex_one], NUMBERS))
+    assert worker.wait(worker.predict(model, [image()], NUMBERS)).array.any()
+
+
+@needs_engine
+def test_cancel_stops_within_a_patch_and_the_worker_goes_on(worker, model):
+    worker.wait(worker.load(model))
+    pid, big = worker._pid, image((160, 160, 160))
+    job = worker.predict(model, [big], NUMBERS, on_progress=lambda report, left: worker.cancel(job))
+    with pytest.raises(Cancelled):
+        worker.wait(job)
+    assert worker.wait(worker.predict(model, [image()], NUMBERS)).array.any() and worker._pid == pid
+
+
+def faults(worker, model, cancels, kills, seed):
+    """Cancel and kill at random moments; every job ends once, with its answer or the right error."""
+    rng, volume = random.Random(seed), image((64, 48, 48))
+    expected, ends = labels(volume), []
+    for action in rng.sample(["cancel"] * cancels + ["kill"] * kills, cancels + kills):
+        outcomes = []
+        job = worker.predict(model, [volume], NUMBERS, on_done=outcomes.append, on_error=outcomes.append)
+        end = time.monotonic() + rng.uniform(0, 0.3)
+        while time.monotonic() < end and not job.finished:
+            worker.poll()
+            time.sleep(0.002)
+        if action == "cancel":
+            worker.cancel(job)
+        elif worker.is_alive and not job.finished:
+            os.killpg(worker._process.pid, signal.SIGKILL)
+        while not job.finished:
+            worker.poll()
+            time.sleep(0.002)
+        worker.poll()
+        assert len(outcomes) == 1
+        ends.append(type(outcomes[0]).__name__)
+        if isinstance(outcomes[0], client.Outcome):
+            np.testing.assert_array_equal(outcomes[0].array, expected)
+        else:
+            assert isinstance(outcomes[0], Cancelled if action == "cancel" else WorkerError)
+    return ends
+
+
+@posix
+@needs_engine
+def test_cancels_and_kills_at_random_moments(worker, model):
+    ends = faults(worker, model, cancels=12, kills=4, seed=1)
+    assert "Cancelled" in ends and "WorkerError" in ends, ends
+
+
+@posix
+@needs_engine
+@pytest.mark.slow
+def test_200_cancels_and_50_kills(worker, model):
+    tracked = []
+    for seed in range(5):
+        faults(worker, model, cancels=40, kills=10, seed=seed)
+        gc.collect()
+        status = Path("/proc/self/status")
+        if status.exists():
+            tracked.append(int(next(x for x in status.read_text().splitlines() if x.startswith("VmRSS")).split()[1]))
+    print("resident kB after each fifth:", tracked)
+    if tracked:
+        assert tracked[-1] - tracked[1] < 30_000, tracked
+
+
+@posix
+def test_a_worker_that_was_killed_says_so_and_the_next_one_is_fresh(worker):
+    worker.start()
+    job = worker.load("whatever")
+    os.killpg(worker._process.pid, signal.SIGKILL)
+    with pytest.raises(WorkerError, match="perhaps because memory was short"):
+        worker.wait(job)
+    with pytest.raises(PackageError):
+        worker.wait(worker.load("whatever"))
+
+
+def pretend(code):
+    """A command that runs ``code`` instead of the worker."""
+    return [sys.executable, "-c", f"import sys, time\n{code}\n"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("print('hello there', flush=True); time.sleep(60)", "cannot be read"),
+        (
+            'print(\'{"jsonrpc":"2.0","method":"slab","params":{"id":2}}\', flush=True); time.sleep(60)',
+            "cannot be read",
+        ),
+        ("sys.exit('no module named numpy')", "no module named numpy"),
+        ("sys.stdout.close(); time.sleep(60)", "has not answered"),
+        ("time.sleep(60)", "has not answered"),
+    ],
+)
+def test_a_strange_worker_is_ended_with_a_sentence(monkeypatch, code, words):
+    monkeypatch.setattr(client, "SILENCE", 1.5)
+    strange = Worker(pretend(code))
+    job = strange.load("whatever", on_slab=lambda *_: None)
+    pid = strange._process.pid
+    with pytest.raises(WorkerError, match=words):
+        strange.wait(job)
+    assert not strange.is_alive and wait_until(lambda: not is_running(pid))
+
+
+def test_a_worker_that_cannot_start_is_a_sentence():
+    with pytest.raises(WorkerError, match="cannot be started"):
+        Worker(["/no/such/python"]).load("whatever")
+
+
+@posix
+@needs_engine
+def test_a_hung_worker_is_ended(worker, model, monkeypatch):
+    worker.wait(worker.load(model))
+    monkeypatch.setattr(client, "SILENCE", 2)
+    os.kill(worker._pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError, match="has not answered"):
+        worker.wait(worker.load(model))
+
+
+@posix
+def test_a_worker_behind_a_launcher_dies_with_it(tmp_path):
+    launcher = tmp_path / "launcher.sh"
+    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
+    launcher.chmod(0o755)
+    behind = Worker([str(launcher)])
+    behind.start()
+    assert wait_until(lambda: behind.poll() or behind._pid is not None, 20)
+    pid, launched = behind._pid, behind._process.pid
+    assert pid != launched
+    behind.stop()
+    assert wait_until(lambda: not is_running(pid) and not is_running(launched))
+
+
+@posix
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_worker_ends_when_its_parent_is_killed(tmp_path, busy):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys, time\nsys.path.insert(0, sys.argv[1])\nfrom UNetSegmentLib.worker import Worker\n"
+        "worker = Worker()\nworker.start()\n"
+        "while worker._pid is None:\n    worker.poll()\n    time.sleep(0.01)\n"
+        "print(worker._pid, flush=True)\n" + ("worker.load('hippocampus-mr-t1')\n" if busy else "") + "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, script, ROOT / "UNetSegment"], stdout=subprocess.PIPE)
+    pid = int(parent.stdout.readline())
+    assert is_running(pid)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert wait_until(lambda: not is_running(pid))
+
+
+def test_shared_arrays_share_and_leave_no_name(capfd):
+    before = names()
+    first = SharedArray.create((3, 4), np.int16)
+    second = SharedArray.attach(json.loads(json.dumps(first.describe())))
+    second.array[1] = 7
+    assert first.array.sum() == 28
+    first.forget_name()
+    assert names() == before
+    with pytest.raises(FileNotFoundError):
+        SharedArray.attach(first.describe())
+    view = second.array[1]
+    second.close()
+    first.close()
+    assert view.sum() == 28  # somebody still looks: the memory stays
+    del view, first, second
+    gc.collect()
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
+def test_no_resource_tracker_is_started():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from UNetSegmentLib.worker.memory import SharedArray\n"
+        "from multiprocessing import resource_tracker\n"
+        "shared = SharedArray.create((9,), 'f4'); SharedArray.attach(shared.describe()).close(); shared.close()\n"
+        "sys.exit(resource_tracker._resource_tracker._fd is not None)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, ROOT / "UNetSegment"], timeout=60).returncode == 0
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200) | json_values.map(lambda v: json.dumps(v).encode()))
+def test_any_line_is_a_message_or_a_value_error(line):
+    try:
+        message = protocol.decode(line)
+    except ValueError:
+        return
+    assert message["jsonrpc"] == "2.0"
+
+
+@given(json_values)
+def test_any_described_error_is_an_error_for_the_user(described):
+    assert isinstance(protocol.restore_error(described), errors.UNetSegmentError)
+
+
+@pytest.mark.parametrize(
+    "error", [Cancelled(), PackageError("a"), errors.InputError("b"), MemoryError(), KeyError("x")]
+)
+def test_errors_survive_the_pipe(error):
+    described = json.loads(json.dumps(protocol.describe_error(error)))
+    restored = protocol.restore_error(described)
+    if isinstance(error, errors.UNetSegmentError):
+        assert type(restored) is type(error) and str(restored) == str(error)
+    else:
+        assert isinstance(restored, WorkerError)
+
+
+methods = st.sampled_from(["progress", "slab", "attached", "alive", "other"])
+messages = st.fixed_dictionaries(
+    {},
+    optional={
+        "method": methods,
+        "id": st.integers(0, 3) | json_values,
+        "result": json_values,
+        "error": json_values,
+        "params": st.dictionaries(
+            st.sampled_from(["id", "box", "stage", "fraction", "message"]), json_values, max_size=5
+        )
+        | st.just({"id": 1}),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(messages, max_size=6))
+def test_whatever_a_worker_says_each_job_ends_once_and_nothing_breaks(said):
+    """The client alone, fed with what a broken worker might send."""
+
+    class Dead:
+        pid, stdin, stdout, stderr, returncode = 2**22 + 1, None, None, None, 1
+
+        def poll(self):
+            return None
+
+        def wait(self, timeout=None):
+            return 1
+
+    ends = []
+    fed = Worker()
+    fed._process = Dead()
+    fed._met = lambda result: None
+    job = client.Job(0, on_done=ends.append, on_error=ends.append, on_progress=lambda *_: None, on_slab=lambda *_: None)
+    fed._enter(job)
+    job._shared.append(SharedArray.create((2, 2, 2), np.uint8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "_end", lambda *_: None)
+        for message in said:
+            try:
+                fed._events.put((fed._process, "message", protocol.decode(protocol.encode(message))))
+            except ValueError:
+                fed._events.put((fed._process, "garbage", None))
+        fed.poll()
+        fed.stop()
+    fed.poll()
+    assert len(ends) == 1 and job.finished and not job._shared
+
+
+@needs_engine
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.binary(max_size=60).filter(lambda b: b"\n" not in b) | messages.map(lambda m: json.dumps(m).encode()),
+        max_size=5,
+    )
+)
+def test_whatever_a_client_says_the_server_answers_the_next_request(lines):
+    """The server alone, over real pipes, in this process."""
+    from UNetSegmentLib.worker import server
+
+    down_read, down_write = os.pipe()
+    up_read, up_write = os.pipe()
+    source, sink = os.fdopen(down_read, "rb"), os.fdopen(up_write, "wb")
+    served = server.Server(source, sink, leave=lambda code: None)
+    thread = threading.Thread(target=served.serve, daemon=True)
+    thread.start()
+    with os.fdopen(down_write, "wb") as pipe, os.fdopen(up_read, "rb") as answers:
+        for line in lines:
+            pipe.write(line + b"\n")
+        pipe.write(protocol.encode({"id": "last", "method": "hello"}))
+        pipe.flush()
+        for line in answers:
+            message = protocol.decode(line)
+            if message.get("id") == "last":
+                assert message["result"]["pid"] == os.getpid()
+                break
+        pipe.write(protocol.encode({"method": "shutdown"}))
+        pipe.flush()
+        thread.join(timeout=10)
+        assert not thread.is_alive()

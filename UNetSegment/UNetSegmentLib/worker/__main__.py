@@ -1,0 +1,5 @@
+"""``python -m UNetSegmentLib.worker``: what the client starts."""
+
+from .server import main
+
+main()

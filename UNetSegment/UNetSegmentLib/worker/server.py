@@ -1,0 +1,177 @@
+"""The worker's side: reads requests, keeps predictors warm, and never outlives the program that started it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .. import package
+from ..errors import Cancelled, InputError, UNetSegmentError
+from ..package import Package
+from ..predict import Predictor, Progress, Slab, gather
+from ..volume import Grid, Volume
+from . import protocol
+from .memory import SharedArray
+
+WARM = 2
+"""Models that stay ready."""
+_LOG = logging.getLogger("unetsegment.worker")
+
+
+class Server:
+    """Serves one client until its end of the pipe closes.
+
+    Args:
+        source: Lines from the client.
+        sink: Lines to the client.
+        leave: Ends the process when the client is gone while something still computes.
+    """
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO, leave: Callable[[int], Any] = os._exit) -> None:
+        self._source, self._sink, self._leave = source, sink, leave
+        self._write_lock = threading.Lock()
+        self._requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._cancelled: set[Any] = set()
+        self._warm: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
+
+    def serve(self) -> None:
+        """Work until the client goes or says ``shutdown``."""
+        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
+        while (message := self._requests.get()) is not None:
+            self._handle(message)
+
+    def _read(self) -> None:
+        for line in iter(lambda: self._source.readline(protocol.LONGEST + 2), b""):
+            try:
+                message = protocol.decode(line)
+            except ValueError as error:
+                _LOG.warning("a line was not understood: %s", error)
+                continue
+            if message.get("method") == "cancel":
+                self._cancelled.add(message.get("params", {}).get("id"))
+            elif message.get("method") == "shutdown":
+                break
+            else:
+                self._requests.put(message)
+        self._requests.put(None)
+        time.sleep(2)  # the client is gone: what still computes has nobody to answer to
+        self._leave(0)
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(protocol.HEARTBEAT)
+            self._send({"method": "alive", "params": {}})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with self._write_lock, contextlib.suppress(OSError, ValueError):  # a client that is gone is seen by _read
+            self._sink.write(protocol.encode(message))
+            self._sink.flush()
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        number, method = message.get("id"), message.get("method")
+        try:
+            call = {"hello": self._hello, "load": self._load, "predict": self._predict}.get(str(method))
+            if call is None:
+                raise InputError(f"The worker does not know the request '{method}'.")
+            self._send({"id": number, "result": call(number, message.get("params", {}))})
+        except MemoryError as error:
+            self._warm.clear()
+            self._send({"id": number, "error": protocol.describe_error(error)})
+        except Exception as error:
+            if not isinstance(error, UNetSegmentError):
+                _LOG.exception("request %s failed", method)
+            self._send({"id": number, "error": protocol.describe_error(error)})
+        finally:
+            self._cancelled.discard(number)
+
+    def _hello(self, number: Any, params: dict[str, Any]) -> dict[str, Any]:
+        return {"pid": os.getpid(), "python": sys.version.split()[0]}
+
+    def _load(self, number: Any, params: dict[str, Any]) -> dict[str, Any]:
+        predictor = self._predictor(package.load(str(params["model"])), params.get("options", {}))
+        return {"ran": predictor.description()}
+
+    def _predictor(self, model: Package, options: dict[str, Any]) -> Predictor:
+        """A warm predictor, the least recently used one making room."""
+        known = {key: options[key] for key in ("device", "backend", "threads", "mode", "mirror") if key in options}
+        key = (str(model.root), model.content_hash, *sorted(known.items()))
+        if key not in self._warm:
+            while len(self._warm) >= WARM:
+                self._warm.popitem(last=False)
+            self._warm[key] = Predictor(model, **known)
+        self._warm.move_to_end(key)
+        return self._warm[key]
+
+    def _predict(self, number: Any, params: dict[str, Any]) -> dict[str, Any]:
+        """Label shared volumes into shared memory; see :meth:`client.Worker.predict` for the parameters."""
+        described = [*(entry["array"] for entry in params["volumes"]), params["labels"]]
+        shared = [SharedArray.attach(each) for each in described]
+        try:
+            self._send({"method": "attached", "params": {"id": number}})
+            return self._answer(number, params, shared)
+        finally:
+            for each in shared:
+                each.close()
+
+    def _answer(self, number: Any, params: dict[str, Any], shared: list[SharedArray]) -> dict[str, Any]:
+        *inputs, target = (each.array.T for each in shared)
+        began = time.monotonic()
+
+        def cancel() -> bool:
+            return number in self._cancelled
+
+        def progress(report: Progress) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= 0.05 or report.fraction in (0.0, 1.0):
+                told = now
+                left = (now - began) * (1 / report.fraction - 1) if report.fraction > 0.05 else None
+                words = {"stage": report.stage, "fraction": report.fraction, "message": report.message}
+                self._send({"method": "progress", "params": {"id": number, **words, "seconds_left": left}})
+
+        def on_slab(slab: Slab) -> None:
+            target[slab.box] = table[slab.labels]
+            box = [[cut.start, cut.stop] for cut in slab.box]
+            self._send({"method": "slab", "params": {"id": number, "box": box}})
+
+        told = 0.0
+        progress(Progress("load", 0.0, "Loading the model"))
+        if cancel():
+            raise Cancelled()
+        options = params.get("options", {})
+        model = package.load(str(params["model"]))
+        predictor = self._predictor(model, options)
+        volumes = [
+            Volume(array[None], Grid(array.shape, np.reshape(entry["ijk_to_ras"], (4, 4))), (str(entry["name"]),))
+            for array, entry in zip(inputs, params["volumes"], strict=True)
+        ]
+        volume = gather(volumes, model.manifest)
+        numbering = np.asarray(params["numbering"], np.int64)
+        table = np.zeros(int(numbering[:, 0].max()) + 1, target.dtype)
+        table[numbering[:, 0]] = numbering[:, 1]
+        kept = {key: options[key] for key in ("region", "skip_background", "crop_to_body") if key in options}
+        result = predictor.predict(volume, progress, cancel, on_slab, **kept)
+        array = result.labels.array
+        for start in range(0, array.shape[2], 16):  # piecewise: no second copy of the whole map
+            target[:, :, start : start + 16] = table[array[:, :, start : start + 16]]
+        counts = np.bincount(array.reshape(-1), minlength=len(table))
+        return {"provenance": result.provenance, "voxels": {str(v): int(counts[v]) for v in numbering[:, 0]}}
+
+
+def main() -> None:
+    """Serve standard input and output; whatever libraries print goes to standard error."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    sink = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    Server(os.fdopen(os.dup(0), "rb"), sink).serve()  # type: ignore[arg-type]
