@@ -358,8 +358,13 @@ def _load_yaml(path: Path) -> Any:
         raise ValueError(f"is larger than {_YAML_LIMIT >> 10} KiB")
     try:
         text = path.read_text("utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("uses YAML anchors, which are not followed")
+        level = 0
+        for event in yaml.parse(text, yaml.SafeLoader):  # nothing is built yet, so that it can be left off in time
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("uses YAML anchors, which are not followed")
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if level > _DEEPEST:
+                raise ValueError("is nested too deeply")
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         return None if node is None else plain(node)

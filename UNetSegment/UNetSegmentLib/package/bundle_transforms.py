@@ -226,7 +226,7 @@ def _spacing(a: Arguments, streams: dict[str, Stream]) -> None:
 
     def make(key: str) -> Step:
         mode = a.take("mode", "bilinear", key)
-        if isinstance(mode, bool) or mode not in orders:
+        if isinstance(mode, bool) or not isinstance(mode, str | int) or mode not in orders:
             raise a.refusal("mode", mode)
         a.only("padding_mode", "border", key=key)
         a.only("align_corners", False, None, key=key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +22,8 @@ def weights_of(folder: Path, config: Config) -> dict[str, Path]:
     named = _named(config)
     place = PurePosixPath(named or _DEFAULT)
     role = _ROLES.get(place.suffix)
-    if place.is_absolute() or ".." in place.parts or "\\" in str(place) or ":" in str(place):
+    inside = not place.is_absolute() and ".." not in place.parts and not re.search(r"[\\:\x00-\x1f]", str(place))
+    if not inside or len(str(place)) > 200:
         raise PackageError(
             f"Bundle '{config.model}' cannot be used: its weights {shown(str(place))} lie outside of it."
         )

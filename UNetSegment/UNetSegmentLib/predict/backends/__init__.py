@@ -145,7 +145,10 @@ def _torch_can(package: Package) -> bool:
 
 
 def _torch_needs(package: Package) -> tuple[str, ...]:
-    return ("torch",) if package.manifest.network in UNETS else ("torch", "monai")
+    if package.manifest.network in UNETS:
+        return ("torch",)
+    extra = ("einops",) if package.manifest.network in ("SwinUNETR", "UNETR") else ()
+    return ("torch", "monai", *extra)  # MONAI asks for einops only when such a network runs
 
 
 def _missing(package: Package) -> str:
