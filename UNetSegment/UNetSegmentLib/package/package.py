@@ -229,9 +229,16 @@ def resource_folders(name: str) -> list[Path]:
 
 
 def installed() -> dict[str, Path]:
-    """Names and folders of the models on this computer: those that ship, then the user's (which win)."""
+    """Names and folders of the models on this computer, of every kind: those that ship, then the user's (which win)."""
     found: dict[str, Path] = {}
     for place in (*resource_folders("Models"), cache_folder() / "models"):
         if place.is_dir():
-            found.update({p.parents[1].name: p.parents[1] for p in sorted(place.glob(f"*/{MANIFEST_PATH}"))})
+            found.update({folder.name: folder for folder in sorted(place.iterdir()) if _is_model(folder)})
     return found
+
+
+def _is_model(folder: Path) -> bool:
+    from . import bundle
+
+    plans = (*folder.glob("plans.json"), *folder.glob("*__*__*/plans.json"))
+    return (folder / MANIFEST_PATH).is_file() or bundle.is_bundle(folder) or bool(plans)
