@@ -73,7 +73,8 @@ def _case(name: str, options: Options, out: Path) -> bool:
         return False
     record["seconds"] = time.monotonic() - began
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps(table.rounded(record), indent=1) + "\n", "utf-8")
+    device = "" if options.device == "cpu" else f"-{options.device}"
+    (out / f"{name}{device}.json").write_text(json.dumps(table.rounded(record), indent=1) + "\n", "utf-8")
     print(f"  {record['seconds']:.0f} s", file=sys.stderr)
     return True
 

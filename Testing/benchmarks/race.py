@@ -47,6 +47,7 @@ class Contender:
     python: str | None = None
     do: str = "predict"
     first_use: bool = False
+    warm: bool = True
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -56,11 +57,14 @@ def ours(name: str, package: Path, options: Options, first_use: bool = True, **c
     return Contender(f"ours, {name}", "benchmarks.contenders.ours", load, first_use=first_use)
 
 
-def nnunet(name: str, folder: Path, options: Options, mirror: bool, files: bool = False) -> Contender:
-    """The real nnU-Net on a trained-model folder."""
+def nnunet(
+    name: str, folder: Path, options: Options, mirror: bool, files: bool = False, exact: bool = False
+) -> Contender:
+    """The real nnU-Net on a trained-model folder; ``exact``, with float32 sums, runs for its labels, once."""
     load = {"folder": str(folder), "mirror": mirror, "device": options.device, "threads": options.threads}
     takes, do = ("file", "predict_file") if files else ("spacing", "predict")
-    return Contender(f"nnU-Net, {name}", "benchmarks.contenders.nnunet", load, takes, options.nnunet(), do)
+    module = "benchmarks.contenders.nnunet"
+    return Contender(f"nnU-Net, {name}", module, load | {"exact": exact}, takes, options.nnunet(), do, warm=not exact)
 
 
 @dataclass
@@ -97,6 +101,9 @@ class Run:
             row["first_use_wall"] = self.first_use
         row |= self._warm()
         row["network_calls"] = answers[-1].result["network"]["calls"]
+        gpu = [answer.result["network"].get("gpu_peak", 0) for answer in answers]
+        if any(gpu):
+            row["gpu_peak"] = max(gpu)
         if provenance := answers[-1].result.get("provenance"):
             row["provenance"] = {k: provenance[k] for k in provenance if k not in ("time", "seconds", "software")}
         return row
@@ -134,7 +141,7 @@ def race(
         for number in range(options.repeats if repeats is None else repeats):
             for image in images:
                 for run in runs[:: -1 if number % 2 else 1]:
-                    if run.error is None:
+                    if run.error is None and run.contender.warm:
                         try:
                             run.warm.append(_predict(sessions[run.contender.name], run, image, folder))
                         except ContenderError as error:

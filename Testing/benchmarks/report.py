@@ -31,6 +31,18 @@ def ratio(rows: Sequence[Mapping[str, Any]], mine: str, theirs: str, key: str) -
     return values[theirs] / values[mine]
 
 
+def limit(rows: Sequence[Mapping[str, Any]], peer: str, operations: float) -> str:
+    """How fast the peer's network runs: what is left for anybody else is the way to the machine's ceiling."""
+    row = next((row for row in rows if row["contender"] == peer), {})
+    if not row.get("network_cpu"):
+        return ""
+    rate = operations * row["network_calls"] / row["network_cpu"] / 1e9
+    return (
+        f"nnU-Net's own network runs at {rate:.0f} GFLOP per CPU second here; the same multiply-adds cannot be done faster "
+        "than the ceiling of this machine (see the table above), which bounds this ratio."
+    )
+
+
 class Target:
     """What was aimed at, as JSON: words, the aim, what was measured, whether it was met."""
 
@@ -50,6 +62,23 @@ class Target:
     def times(cls, what: str, measured: float | None, aim: float) -> dict[str, Any]:
         """Times less than the peer."""
         return cls.at_least(what, measured, aim, "times less")
+
+    @classmethod
+    def speed(
+        cls,
+        rows: Sequence[Mapping[str, Any]],
+        mine: str,
+        theirs: str,
+        device: str,
+        aim: float = 2.5,
+        what: str = "parity",
+    ) -> dict[str, Any]:
+        """A whole prediction against the peer: CPU time on processors, elapsed time (1.5 times) on a GPU."""
+        if device == "cpu":
+            return cls.times(f"CPU time of a prediction, {what}", ratio(rows, mine, theirs, "warm_cpu"), aim)
+        return cls.times(
+            f"elapsed time of a prediction on {device}, {what}", ratio(rows, mine, theirs, "warm_wall"), 1.5
+        )
 
     @classmethod
     def equal(cls, what: str, found: Sequence[Mapping[str, Any]], a: str, b: str, aim: float) -> dict[str, Any]:

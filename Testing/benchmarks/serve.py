@@ -74,6 +74,16 @@ class Stopwatch:
         return result
 
 
+def gpu_memory() -> dict[str, int]:
+    """The most bytes that PyTorch held on an NVIDIA GPU since the last time; empty where it used none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.max_memory_allocated():
+        return {}
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return {"gpu_peak": peak}
+
+
 def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
     """Answer requests ``{"do": name, "with": {...}}`` until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

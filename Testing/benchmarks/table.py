@@ -25,7 +25,7 @@ elapsed seconds. **Cold** is a fresh process from its start through imports, loa
 anything was converted, compiled or cached. **Warm** is the mean over the images, of each the least of its warm runs. **Network** is the time within the network (mirrored
 passes included), **rest** all else of a warm prediction. **Ceiling**: matrix products in the same precision, the best of several sizes in
 PyTorch and OpenVINO, just before the case; floating point operations are counted from the convolutions. **Memory** is resident memory of the process tree, looked at from outside every
-20 ms: the peak, and what of it came after loading."""
+20 ms: the peak, and what of it came after loading; the peak of the main process is the kernel's own count (`ru_maxrss`)."""
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -141,7 +141,9 @@ def _machines(records: Sequence[Record]) -> list[str]:
 
 
 def _case(record: Record) -> list[str]:
-    parts = [f"## {record['case']}: {record['title']}", f"Scale: {record['scale']}. Command: `{record['command']}`"]
+    device = record["machine"]["device"]
+    name = record["case"] if device == "cpu" else f"{record['case']} on {device}"
+    parts = [f"## {name}: {record['title']}", f"Scale: {record['scale']}. Command: `{record['command']}`"]
     rows = record.get("rows", [])
     if any("warm_cpu" in row for row in rows):
         parts.append(_predictions(record, rows))
@@ -166,7 +168,17 @@ def _case(record: Record) -> list[str]:
 
 def _predictions(record: Record, rows: Sequence[Record]) -> str:
     head = ["contender", "warm CPU s", "warm wall s", "network CPU s", "rest CPU s", "rest wall s", "GFLOP per CPU s"]
-    head += ["of ceiling", "cold CPU s", "cold wall s", "first use s", "peak GiB", "after loading MiB"]
+    head += [
+        "of ceiling",
+        "cold CPU s",
+        "cold wall s",
+        "first use s",
+        "peak GiB",
+        "of it after loading MiB",
+        "peak of the main process GiB",
+    ]
+    on_gpu = any(row.get("gpu_peak") for row in rows)
+    head += ["GPU MiB"] if on_gpu else []
     lines = []
     for row in rows:
         if "error" in row:
@@ -175,7 +187,8 @@ def _predictions(record: Record, rows: Sequence[Record]) -> str:
         timed = ("warm_cpu", "warm_wall", "network_cpu", "rest_cpu", "rest_wall")
         line = [row["contender"], *(number(row.get(key)) for key in timed), number(rate), part]
         line += [number(row["cold_cpu"]), number(row["cold_wall"]), number(row.get("first_use_wall"))]
-        lines.append([*line, number(row["peak"] / GIB), number(row["peak_over_start"] / MIB)])
+        line += [number(row["peak"] / GIB), number(row["peak_over_start"] / MIB), number(row["maxrss"] / GIB)]
+        lines.append([*line, number(row["gpu_peak"] / MIB)] if on_gpu else line)
     return grid(head, lines)
 
 

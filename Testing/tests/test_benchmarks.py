@@ -138,6 +138,7 @@ def test_the_page_is_assembled_from_what_was_kept(tmp_path):
                 "cold_wall": 1.0,
                 "peak": 2**30,
                 "peak_over_start": 3 * 2**20,
+                "maxrss": 2**30,
             },
             {"contender": "a peer", "error": "it died"},
         ],

@@ -29,7 +29,9 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         extra = [_measure(package, order, slices, options, folder, rows) for slices in SLICES]
         figures[order] = extra
         what = f"memory grown when depth doubles, axes {order}, beside label map and input"
+        why = "Slabs run along the network's first axis; slices along another one widen the plane of every slab."
         targets.append(Target.at_most(what, (extra[1] - extra[0]) / allowed, 1.0, "of their growth"))
+        targets[-1]["why"] = why if order == "RAS" else ""
     head = ["axes of the network", "slices", "CPU s", "wall s", "memory over the resident input MiB"]
     return {
         "title": f"{CLASSES} classes, depth doubled",

@@ -12,7 +12,7 @@ from .. import flops, inputs
 from ..compare import agreement, pooled
 from ..options import Options
 from ..race import Run, nnunet, ours, race
-from ..report import Target, agreements, ratio
+from ..report import Target, agreements, limit, ratio
 
 TITLE = "nnU-Net v2 folder, hippocampus MRI (32-64-128-256, patch 40x56x40, 1 patch per image)"
 
@@ -55,7 +55,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         "agreement": found,
         "flop_per_patch": operations,
         "targets": [
-            Target.times("CPU time of a prediction, parity fp32", ratio(rows, *same, "warm_cpu"), 2.5),
+            Target.speed(rows, *same, options.device) | {"why": limit(rows, same[1], operations)},
             Target.equal("labels equal, parity", found, *same, 0.9999),
             Target.times("fixed overhead of a small case, warm (wall)", ratio(rows, *same, "rest_wall"), 10.0),
             Target.times(

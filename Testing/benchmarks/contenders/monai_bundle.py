@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serve import Stopwatch, serve, stage
+from benchmarks.serve import Stopwatch, gpu_memory, serve, stage
 
 _state: dict[str, Any] = {}
 
@@ -65,7 +65,7 @@ def predict(image: str, affine: list[list[float]], out: str) -> dict[str, Any]:
         batch = item["image"][None].to(_state["device"])
         item["pred"] = decollate_batch(_state["inferer"](batch, _state["network"]))[0]
         labels = _state["after"](item)["pred"][0].cpu().numpy().astype(np.uint8)
-    network = _state["watch"].take()
+    network = _state["watch"].take() | gpu_memory()
     np.save(out, labels)
     return {"network": network}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serve import Stopwatch, serve, stage
+from benchmarks.serve import Stopwatch, gpu_memory, serve, stage
 
 _state: dict[str, Any] = {}
 
@@ -35,7 +35,7 @@ def predict(image: str, affine: list[list[float]], out: str) -> dict[str, Any]:
     _state["watch"].take()
     with stage("predict"):
         prediction = _state["predictor"].predict(volume)
-    network = _state["watch"].take()
+    network = _state["watch"].take() | gpu_memory()
     np.save(out, prediction.labels.array)
     return {"network": network, "provenance": prediction.provenance}
 
