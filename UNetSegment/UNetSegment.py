@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -22,13 +23,15 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 from UNetSegmentLib import package, scene
-from UNetSegmentLib.errors import Cancelled, InputError, UNetSegmentError
+from UNetSegmentLib.errors import Cancelled, InputError, UNetSegmentError, WorkerError
 from UNetSegmentLib.panel import binding, dependencies, state
 from UNetSegmentLib.predict import gather
 from UNetSegmentLib.predict.predictor import Predictor
+from UNetSegmentLib.worker import Worker
 
 DEFAULT_MODEL = "hippocampus-mr-t1"
 DEVICE_SETTING = "UNetSegment/Device"
+POLL_MS = 30
 SAMPLE = "hippocampus/hippocampus_084_image.nii.gz"
 
 
@@ -84,6 +87,8 @@ class UNetSegmentParameterNode:
     input4: vtkMRMLScalarVolumeNode
     outputSegmentation: vtkMRMLSegmentationNode
     model: str = DEFAULT_MODEL
+    mode: str = "auto"
+    mirror: bool = False
     show3D: bool = False
 
 
@@ -97,8 +102,13 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._models = {}
-        self._running = False
+        self._run = None
         self._cancel = False
+        self._began = 0.0
+        self._asked = None
+        self._ran = None
+        self._timer = None
+        self._resultNode = None
 
     def setup(self) -> None:
         """Build the panel from its .ui file."""
@@ -114,29 +124,44 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         device = slicer.util.settingsValue(DEVICE_SETTING, "auto")
         self.ui.deviceSelector.setCurrentIndex(max(self.ui.deviceSelector.findData(device), 0))
 
+        for text, mode in ((_("Automatic"), "auto"), (_("As trained"), "parity"), (_("Fast"), "fast")):
+            self.ui.modeSelector.addItem(text, mode)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_MS)
+
         self.ui.modelSelector.connect("currentIndexChanged(int)", self.onModelChanged)
         self.ui.deviceSelector.connect("currentIndexChanged(int)", self.onDeviceChanged)
+        self.ui.modeSelector.connect("currentIndexChanged(int)", self.onModeChanged)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        self.ui.editButton.connect("clicked(bool)", self.onEditButton)
+        self.ui.statisticsButton.connect("clicked(bool)", self.onStatisticsButton)
+        self.ui.logButton.connect("clicked(bool)", self.onLogButton)
+        self._timer.connect("timeout()", self.onTimer)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
         """Called when the application closes or the module is reloaded."""
-        self._cancel = True
+        self._cancelRun()
+        if self._timer is not None:
+            self._timer.stop()
         self.setParameterNode(None)
         self.removeObservers()
+        if self.logic is not None:
+            self.logic.stop()
 
     def enter(self) -> None:
-        """Called each time the user opens the module."""
+        """Called each time the user opens the module: the first time, the worker starts in the background."""
         self.initializeParameterNode()
+        self._warm()
 
     def exit(self) -> None:
         """Called each time the user opens another module."""
         self.setParameterNode(None)
 
     def onSceneStartClose(self, caller, event) -> None:
-        self._cancel = True
+        self._cancelRun()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
@@ -191,74 +216,195 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         manifest, problem = self._manifest()
         names = [node.GetName() if node else None for node in self._inputs()]
-        binding.show(
-            self.ui, state.view(manifest, names, self._running, problem, self.ui.deviceSelector.currentText, _)
-        )
+        device = " · ".join(filter(None, [self.ui.deviceSelector.currentText, state.ran_line(self._ran)]))
+        binding.show(self.ui, state.view(manifest, names, self._run is not None, problem, device, _))
+        hasResult = self._resultNode is not None and self._resultNode.GetScene() is not None
+        for button in (self.ui.editButton, self.ui.statisticsButton):
+            button.setVisible(hasResult and self._run is None)
+        self.ui.logButton.setVisible(bool(self._ran) and hasResult and self._run is None)
+        index = self.ui.modeSelector.findData(self._parameterNode.mode)
+        if index >= 0 and index != self.ui.modeSelector.currentIndex:
+            self.ui.modeSelector.setCurrentIndex(index)
 
     def onModelChanged(self, index: int) -> None:
         if self._parameterNode is not None:
             self._parameterNode.model = self.ui.modelSelector.currentData or ""
+            self._warm()
             self.refresh()
 
     def onDeviceChanged(self, index: int) -> None:
         qt.QSettings().setValue(DEVICE_SETTING, self.ui.deviceSelector.currentData)
+        self._warm()
         self.refresh()
+
+    def onModeChanged(self, index: int) -> None:
+        if self._parameterNode is not None:
+            self._parameterNode.mode = self.ui.modeSelector.currentData
+            self._warm()
+            self.refresh()
+
+    def onTimer(self) -> None:
+        """Take what the worker reports; asleep while there is nothing to wait for."""
+        self.logic.poll()
+        if not self.logic.isBusy():
+            self._timer.stop()
 
     def onApplyButton(self, checked: bool = False) -> None:
         """Apply, or while it runs, Cancel."""
-        if self._running:
-            self._cancel = True
+        if self._run is not None:
+            self._cancelRun()
             self.ui.statusLabel.text = _("Stopping")
             return
-        self._running, self._cancel = True, False
+        self._cancel, self._began = False, time.monotonic()
         self.ui.progressBar.setValue(0)
-        self.ui.progressBar.setVisible(True)
-        self.refresh()
         try:
-            self.ui.statusLabel.text = self._run()
-        except Cancelled:
-            self.ui.statusLabel.text = _("Cancelled; the scene is as it was.")
-        except UNetSegmentError as error:
-            self.ui.statusLabel.text = str(error)
+            dependencies.ensure(self._options()["device"], Path(self.resourcePath("requirements.txt")))
+            self._run = self.logic.start(
+                self._inputs(),
+                self._parameterNode.outputSegmentation,
+                model=self.ui.modelSelector.currentData or "",
+                show3D=self._parameterNode.show3D,
+                onProgress=self.onProgress,
+                onDone=self.onDone,
+                onError=self.onError,
+                **self._options(),
+            )
         except Exception as error:
-            logging.exception("UNetSegment failed")
+            self.onError(error)
+            return
+        self.ui.statusLabel.text = _("Starting")
+        self.ui.progressBar.setVisible(True)
+        self._timer.start()
+        self.refresh()
+
+    def onProgress(self, report, secondsLeft=None) -> None:
+        """Show how far it is."""
+        self.ui.progressBar.setValue(round(1000 * report.fraction))
+        left = state.remaining(secondsLeft, time.monotonic() - self._began)
+        self.ui.statusLabel.text = " · ".join(part for part in (report.message, left) if part)
+
+    def onDone(self, result) -> None:
+        """Show the result."""
+        self._run = None
+        if self._parameterNode is not None:
+            self._parameterNode.outputSegmentation = result.node
+        self._resultNode = result.node
+        self.ui.statusLabel.text = state.result_line(result.labels, result.volumes_ml, result.provenance)
+        self._ran = dict(result.provenance)
+        self._finish()
+
+    def onError(self, error) -> None:
+        """Say what went wrong; where no worker ever started on this computer, do the work here instead."""
+        first, self._run = self._run is not None, None
+        if isinstance(error, WorkerError) and first and not self.logic.hasWorked() and not self._cancel:
+            logging.warning("UNetSegment: %s Working without a worker.", error)
+            self._runHere()
+            return
+        if isinstance(error, Cancelled):
+            self.ui.statusLabel.text = _("Cancelled; the scene is as it was.")
+        elif isinstance(error, UNetSegmentError):
+            self.ui.statusLabel.text = str(error)
+        else:
+            logging.error("UNetSegment failed", exc_info=error)
             self.ui.statusLabel.text = _(
                 "This failed unexpectedly ({error}); the scene is as it was, see the log."
             ).format(error=error)
-        finally:
-            self._running = False
-            self.ui.progressBar.setVisible(False)
+        self._finish()
+
+    def onEditButton(self, checked: bool = False) -> None:
+        """Open the Segment Editor on the last result and its volume."""
+        slicer.util.selectModule("SegmentEditor")
+        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+        editor.setSegmentationNode(self._resultNode)
+        editor.setSourceVolumeNode(self._inputs()[0] if self._parameterNode else None)
+
+    def onStatisticsButton(self, checked: bool = False) -> None:
+        """Open Segment Statistics on the last result."""
+        slicer.util.selectModule("SegmentStatistics")
+        widget = slicer.modules.segmentstatistics.widgetRepresentation().self()
+        widget.segmentationSelector.setCurrentNode(self._resultNode)
+
+    def onLogButton(self, checked: bool = False) -> None:
+        """Show what was run, and the end of the worker's log."""
+        slicer.util.infoDisplay(
+            state.ran_line(self._ran) or _("Nothing was run yet."),
+            detailedText=state.log_text(self._ran, self.logic.log()),
+        )
+
+    def _options(self) -> dict:
+        manifest, _problem = self._manifest()
+        mirror = self._parameterNode.mirror and manifest is not None and bool(manifest.inference.mirror_axes)
+        return {
+            "device": self.ui.deviceSelector.currentData or "auto",
+            "mode": self._parameterNode.mode,
+            "mirror": True if mirror else None,
+        }
+
+    def _warm(self) -> None:
+        """Have the chosen model ready in the background, where everything for it is installed."""
+        manifest, _problem = self._manifest()
+        if self._parameterNode is None or manifest is None or self._run is not None:
+            return
+        if dependencies.missing(self._options()["device"]):
+            return
+
+        def ready(result) -> None:
+            self._ran = result["ran"]
             self.refresh()
 
-    def _run(self) -> str:
-        device = self.ui.deviceSelector.currentData or "auto"
-        inputs, began = self._inputs(), time.monotonic()
-        parameters = self._parameterNode
-        dependencies.ensure(device, Path(self.resourcePath("requirements.txt")))
+        asked = (self.ui.modelSelector.currentData, *self._options().values())
+        if asked == self._asked and self.logic.worker().is_alive:
+            return
+        self._asked, self._ran = asked, None
+        self.logic.warm(self.ui.modelSelector.currentData, onDone=ready, **self._options())
+        self._timer.start()
+
+    def _cancelRun(self) -> None:
+        self._cancel = True
+        if self._run is not None:
+            self._run.cancel()
+
+    def _finish(self) -> None:
+        self.ui.progressBar.setVisible(False)
+        self.refresh()
+
+    def _runHere(self) -> None:
+        """Segment in this process: the window lives on between patches only."""
+        parameters, began = self._parameterNode, time.monotonic()
 
         def progress(report) -> None:
-            self.ui.progressBar.setValue(round(1000 * report.fraction))
-            left = state.remaining(report.fraction, time.monotonic() - began)
-            self.ui.statusLabel.text = " · ".join(part for part in (report.message, left) if part)
+            elapsed = time.monotonic() - began
+            self.onProgress(report, elapsed / report.fraction - elapsed if report.fraction > 0.05 else None)
             slicer.app.processEvents()
 
-        node = self.logic.process(
-            inputs,
-            parameters.outputSegmentation,
-            model=self.ui.modelSelector.currentData or "",
-            device=device,
-            progress=progress,
-            cancel=lambda: self._cancel,
-            show3D=parameters.show3D,
-        )
-        parameters.outputSegmentation = node
-        result = self.logic.lastResult
-        return state.result_line(
-            result.labels.segments,
-            result.labels.volumes_ml(),
-            float(result.provenance["seconds"]),
-            result.provenance["device"],
-        )
+        self._run = _Here(self)
+        try:
+            node = self.logic.process(
+                self._inputs(),
+                parameters.outputSegmentation,
+                model=self.ui.modelSelector.currentData or "",
+                progress=progress,
+                cancel=lambda: self._cancel,
+                show3D=parameters.show3D,
+                **self._options(),
+            )
+        except Exception as error:
+            self._run = None
+            self.onError(error)
+            return
+        labels = self.logic.lastResult.labels
+        provenance = dict(self.logic.lastResult.provenance)
+        self.onDone(scene.Result(node, labels.segments, labels.volumes_ml(), provenance))
+
+
+class _Here:
+    """A run in this process, which is cancelled by the panel's flag."""
+
+    def __init__(self, panel) -> None:
+        self._panel = panel
+
+    def cancel(self) -> None:
+        self._panel._cancel = True
 
 
 class UNetSegmentLogic(ScriptedLoadableModuleLogic):
@@ -268,10 +414,13 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
     segmentation = logic.process(slicer.util.getNode("MRHead"), model="hippocampus-mr-t1")
     """
 
-    def __init__(self, engine=Predictor) -> None:
-        """``engine(package, device=...)`` makes a predictor; tests may give their own."""
+    def __init__(self, engine=Predictor, worker=None) -> None:
+        """``engine(package, device, mode, mirror)`` makes a predictor, ``worker`` runs in the background; tests may give
+        their own."""
         ScriptedLoadableModuleLogic.__init__(self)
         self._engine = engine
+        self._worker = worker
+        self._polling = False
         self._ready = (None, None)
         self.lastResult = None
 
@@ -287,8 +436,10 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         progress=None,
         cancel=None,
         show3D: bool = False,
+        mode: str = "auto",
+        mirror: Optional[bool] = None,
     ):
-        """Segment one volume, or several as the channels of one image; blocks until done.
+        """Segment one volume, or several as the channels of one image, in this process; blocks until done.
 
         Args:
             inputVolume: vtkMRMLScalarVolumeNode, or a list with one node per channel in the model's order.
@@ -298,6 +449,8 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             progress: Called with a :class:`UNetSegmentLib.predict.Progress` some 20 times a second.
             cancel: Asked as often; True stops the work.
             show3D: Also make the surfaces.
+            mode: ``auto``, ``parity`` or ``fast``.
+            mirror: Average mirrored copies; by default where the mode is ``parity`` and the model allows it.
 
         Returns:
             The vtkMRMLSegmentationNode, under the input's transform and beside it in the subject hierarchy.
@@ -308,7 +461,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
         loaded = package.load(model)
         volume = gather([scene.world_volume(node) for node in nodes], loaded.manifest)
-        result = self._predictor(loaded, device).predict(volume, progress, cancel)
+        result = self._predictor(loaded, device, mode, mirror).predict(volume, progress, cancel)
         for node in (*nodes, outputSegmentation):
             if node is not None and node.GetScene() is None:
                 raise InputError(f"'{node.GetName()}' was removed while it was being segmented; nothing was written.")
@@ -317,12 +470,89 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         self.lastResult = result
         return written
 
-    def _predictor(self, loaded, device: str):
-        """The predictor of the last run, where model and device are the same: nothing is loaded twice."""
-        key = (loaded.root, loaded.content_hash, device)
+    def _predictor(self, loaded, device: str, mode: str, mirror: Optional[bool]):
+        """The predictor of the last run, where model and options are the same: nothing is loaded twice."""
+        key = (loaded.root, loaded.content_hash, device, mode, mirror)
         if self._ready[0] != key:
-            self._ready = (key, self._engine(loaded, device=device))
+            self._ready = (key, self._engine(loaded, device=device, mode=mode, mirror=mirror))
         return self._ready[1]
+
+    def start(
+        self,
+        inputVolume,
+        outputSegmentation=None,
+        model: str = DEFAULT_MODEL,
+        device: str = "auto",
+        mode: str = "auto",
+        mirror: Optional[bool] = None,
+        show3D: bool = False,
+        onProgress=None,
+        onDone=None,
+        onError=None,
+    ):
+        """Segment in the worker; returns at once. Call :meth:`poll` some thirty times a second until it is finished.
+
+        Args:
+            inputVolume: As for :meth:`process`, like the other arguments up to ``show3D``.
+            onProgress: Called with a :class:`UNetSegmentLib.predict.Progress` and the seconds left, or None.
+            onDone: Called with a :class:`UNetSegmentLib.scene.Result`.
+            onError: Called with the error; the scene is as it was.
+
+        Returns:
+            The :class:`UNetSegmentLib.scene.Run`, which has ``cancel()`` and ``finished``.
+
+        Raises:
+            UNetSegmentError: What can be known at once is wrong.
+        """
+        nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
+        options = self._asked(device, mode, mirror)
+        return scene.Run(
+            self.worker(), package.load(model), nodes, outputSegmentation, options, show3D, onProgress, onDone, onError
+        )
+
+    def warm(self, model: str, device: str = "auto", mode: str = "auto", mirror: Optional[bool] = None, onDone=None):
+        """Have a model ready in the worker; what cannot be done is told when it is really asked for."""
+        try:
+            self.worker().load(str(package.load(model).root), self._asked(device, mode, mirror), on_done=onDone)
+        except UNetSegmentError as error:
+            logging.info("UNetSegment: %s", error)
+
+    def worker(self) -> Worker:
+        """The process that runs models; it starts with the first request."""
+        if self._worker is None:
+            self._worker = Worker([shutil.which("PythonSlicer") or sys.executable])
+        return self._worker
+
+    def poll(self) -> None:
+        """Call what waits for the worker's reports; does nothing when called from within one of them."""
+        if self._worker is None or self._polling:
+            return
+        self._polling = True
+        try:
+            self._worker.poll()
+        finally:
+            self._polling = False
+
+    def isBusy(self) -> bool:
+        """Whether the worker has something to do."""
+        return self._worker is not None and self._worker.is_busy
+
+    def hasWorked(self) -> bool:
+        """Whether a worker ever answered."""
+        return self._worker is not None and self._worker.has_answered
+
+    def log(self) -> list:
+        """The last lines of the worker's log."""
+        return list(self._worker.lines) if self._worker is not None else []
+
+    def stop(self) -> None:
+        """End the worker."""
+        if self._worker is not None:
+            self._worker.stop()
+
+    @staticmethod
+    def _asked(device: str, mode: str, mirror: Optional[bool]) -> dict:
+        return {"device": device, "mode": mode} | ({} if mirror is None else {"mirror": mirror})
 
 
 class UNetSegmentTest(ScriptedLoadableModuleTest):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import subprocess
 import sys
+import time
 import unittest
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from UNetSegmentLib.labels import Label
 from UNetSegmentLib.predict import Prediction, Predictor, Progress
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.volume import LabelMap
+from UNetSegmentLib.worker import Job, Worker
+from UNetSegmentLib.worker.client import Outcome
 
 MODULE = Path(__file__).resolve().parents[2] / "UNetSegment.py"
 BACKEND = is_installed("openvino") or (is_installed("torch") and is_installed("monai"))
@@ -45,7 +48,7 @@ def module():
 class FakePredictor:
     """Stands in for the engine where only the panel's mechanics are looked at: labels every bright voxel."""
 
-    def __init__(self, loaded, device="auto"):
+    def __init__(self, loaded, device="auto", mode="auto", mirror=None):
         self.package, self.device = loaded, device
 
     def predict(self, volume, progress=None, cancel=None):
@@ -57,6 +60,52 @@ class FakePredictor:
         bright = volume.array[0] > np.median(volume.array[0])
         labels = LabelMap(bright.astype(np.uint8), volume.grid, (Label(0, "background"), Label(1, "Bright")))
         return Prediction(labels, {"seconds": "0.1", "device": self.device, "model": self.package.manifest.name})
+
+
+class FakeWorker:
+    """Stands in for the worker where only the panel's mechanics are looked at; does a step whenever it is polled."""
+
+    has_answered = is_alive = True
+
+    def __init__(self, during=None):
+        self.during, self.lines, self.jobs, self.asked = during, ["a line of its log"], [], []
+
+    is_busy = property(lambda self: bool(self.jobs))
+
+    def load(self, model, options, on_done=None):
+        self.asked.append(("load", model, options))
+
+    def predict(self, model, volumes, numbering, options, **callbacks):
+        self.asked.append(("predict", model, options))
+        job = Job(len(self.asked), **callbacks)
+        self.jobs.append((job, volumes[0], self._steps(job)))
+        return job
+
+    def _steps(self, job):
+        for step in range(5):
+            job.on_progress(Progress("segment", step / 5, f"Patch {step + 1} of 5"), 5.0 - step)
+            if step == 2 and self.during:
+                self.during()
+            yield
+
+    def cancel(self, job):
+        job._cancelled_at = 1.0
+
+    def poll(self):
+        for entry in list(self.jobs):
+            job, volume, steps = entry
+            if job.is_cancelled or next(steps, "done") == "done":
+                self.jobs.remove(entry)
+                job.finished = True
+                if job.is_cancelled:
+                    job.on_error(Cancelled())
+                    continue
+                bright = (volume.array[0] > np.median(volume.array[0])).astype(np.uint8)
+                ran = {"seconds": "0.1", "device": "cpu", "precision": "fp32", "notes": ""}
+                job.on_done(Outcome(bright, {0: 0, 1: int(bright.sum())}, ran, None))
+
+    def stop(self, words=""):
+        self.jobs.clear()
 
 
 def add_sample():
@@ -119,7 +168,7 @@ class LogicTest(unittest.TestCase):
     def test_the_predictor_is_kept_for_the_next_run(self):
         made = []
 
-        def engine(loaded, device):
+        def engine(loaded, device, mode, mirror):
             made.append(device)
             return FakePredictor(loaded, device)
 
@@ -170,10 +219,10 @@ class LogicTest(unittest.TestCase):
 class PanelTest(unittest.TestCase):
     def setUp(self):
         slicer.mrmlScene.Clear()
-        self.panel = load_panel()
-        self.panel.logic._engine = FakePredictor
-        self.panel.logic._ready = (None, None)
         self.installed = self.panel_dependencies()
+        self.panel = load_panel()
+        self.panel.logic.stop()
+        self.worker = self.panel.logic._worker = FakeWorker()
 
     def panel_dependencies(self):
         dependencies = module().dependencies
@@ -182,8 +231,18 @@ class PanelTest(unittest.TestCase):
         return original
 
     def tearDown(self):
-        self.panel.logic._engine = Predictor
-        self.panel.logic._ready = (None, None)
+        self.finish()
+        self.panel.logic.stop()
+        self.panel.logic._worker = None
+
+    def finish(self, seconds=60):
+        """Let the worker work until the panel has nothing under way."""
+        end = time.monotonic() + seconds
+        while self.panel._run is not None and time.monotonic() < end:
+            self.panel.onTimer()
+            slicer.app.processEvents()
+            time.sleep(0.002)
+        self.assertIsNone(self.panel._run)
 
     def test_without_a_volume_apply_is_off_and_says_why(self):
         ui = self.panel.ui
@@ -196,27 +255,55 @@ class PanelTest(unittest.TestCase):
         ui.inputSelector1.setCurrentNode(volume)
         self.assertTrue(ui.applyButton.enabled)
         ui.applyButton.click()
+        self.assertEqual(ui.applyButton.text, "Cancel")
+        self.assertFalse(ui.progressBar.isHidden())
+        self.finish()
         node = ui.outputSelector.currentNode()
-        self.assertEqual(segment_names(node), ["Bright"])
-        self.assertIn("Bright", ui.statusLabel.text)
+        self.assertEqual(segment_names(node), ["Anterior hippocampus", "Posterior hippocampus"])
+        self.assertIn("Anterior hippocampus", ui.statusLabel.text)
         self.assertEqual(ui.applyButton.text, "Apply")
+        self.assertTrue(ui.progressBar.isHidden())
+        self.assertFalse(ui.editButton.isHidden())
         ui.applyButton.click()
+        self.finish()
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
 
-    def test_cancel_while_it_runs(self):
-        volume, ui = add_sample(), self.panel.ui
-        ui.inputSelector1.setCurrentNode(volume)
-        seen = []
-
-        class Clicking(FakePredictor):
-            def predict(self, volume, progress=None, cancel=None):
-                seen.append(ui.applyButton.text)
-                ui.applyButton.click()
-                return FakePredictor.predict(self, volume, progress, cancel)
-
-        self.panel.logic._engine = Clicking
+    @unittest.skipUnless(BACKEND, NO_BACKEND)
+    def test_with_the_real_worker(self):
+        ui = self.panel.ui
+        self.panel.logic._worker = None
+        ui.inputSelector1.setCurrentNode(add_sample())
         ui.applyButton.click()
-        self.assertEqual(seen, ["Cancel"])
+        self.finish()
+        self.assertIn("Anterior hippocampus", ui.statusLabel.text)
+        node = ui.outputSelector.currentNode()
+        logic = module().UNetSegmentLogic()
+        expected = logic.process(ui.inputSelector1.currentNode())
+        for index in range(2):
+            one, two = (
+                slicer.util.arrayFromSegmentBinaryLabelmap(
+                    n, n.GetSegmentation().GetNthSegmentID(index), ui.inputSelector1.currentNode()
+                )
+                for n in (node, expected)
+            )
+            np.testing.assert_array_equal(one, two)
+        self.assertIn("proven on this computer", ui.optionsButton.text)
+
+    @unittest.skipUnless(BACKEND, NO_BACKEND)
+    def test_where_no_worker_starts_the_panel_does_the_work(self):
+        ui = self.panel.ui
+        self.panel.logic._worker = Worker([sys.executable, "-c", "import sys; sys.exit(3)"])
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.applyButton.click()
+        self.finish()
+        self.assertIn("Anterior hippocampus", ui.statusLabel.text)
+
+    def test_cancel_while_it_runs(self):
+        ui = self.panel.ui
+        self.worker.during = ui.applyButton.click
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.applyButton.click()
+        self.finish()
         self.assertIn("Cancelled", ui.statusLabel.text)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
         self.assertEqual(ui.applyButton.text, "Apply")
@@ -231,25 +318,50 @@ class PanelTest(unittest.TestCase):
         self.assertEqual(ui.applyButton.text, "Apply")
 
     def test_closing_the_scene_during_a_run(self):
-        volume, ui = add_sample(), self.panel.ui
-        ui.inputSelector1.setCurrentNode(volume)
-
-        class Closing(FakePredictor):
-            def predict(self, volume, progress=None, cancel=None):
-                slicer.mrmlScene.Clear()
-                return FakePredictor.predict(self, volume, progress, cancel)
-
-        self.panel.logic._engine = Closing
+        ui = self.panel.ui
+        self.worker.during = slicer.mrmlScene.Clear
+        ui.inputSelector1.setCurrentNode(add_sample())
         ui.applyButton.click()
+        self.finish()
         self.assertIn("Cancelled", ui.statusLabel.text)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
         self.panel.initializeParameterNode()
         self.assertFalse(ui.applyButton.enabled)
 
+    def test_deleting_the_volume_during_a_run(self):
+        volume, ui = add_sample(), self.panel.ui
+        self.worker.during = lambda: slicer.mrmlScene.RemoveNode(volume)
+        ui.inputSelector1.setCurrentNode(volume)
+        ui.applyButton.click()
+        self.finish()
+        self.assertIn("was removed while", ui.statusLabel.text)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+
+    def test_leaving_and_coming_back_during_a_run(self):
+        ui = self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.applyButton.click()
+        self.panel.exit()
+        self.finish()
+        self.panel.enter()
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
+
+    def test_choices_reach_the_worker(self):
+        ui = self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.modeSelector.setCurrentIndex(ui.modeSelector.findData("parity"))
+        self.assertEqual(self.panel._parameterNode.mode, "parity")
+        ui.applyButton.click()
+        self.finish()
+        self.assertEqual(self.worker.asked[-1][2], {"device": ui.deviceSelector.currentData, "mode": "parity"})
+        self.assertFalse(ui.mirrorCheckBox.enabled)  # the shipped model was not trained for it
+        ui.modeSelector.setCurrentIndex(0)
+
     def test_the_folded_options_say_what_is_set(self):
         ui = self.panel.ui
         before = ui.deviceSelector.currentIndex
         self.addCleanup(ui.deviceSelector.setCurrentIndex, before)
+        self.panel._ran = None
         ui.deviceSelector.setCurrentIndex(ui.deviceSelector.findData("cpu"))
         self.assertEqual(ui.optionsButton.text, "Options: CPU")
 
@@ -282,8 +394,13 @@ class PanelTest(unittest.TestCase):
             "modelSelector",
             "outputSelector",
             "deviceSelector",
+            "modeSelector",
+            "mirrorCheckBox",
             "show3DCheckBox",
             "applyButton",
+            "editButton",
+            "statisticsButton",
+            "logButton",
         ):
             self.assertTrue(getattr(self.panel.ui, name).toolTip, name)
 

@@ -24,5 +24,6 @@ def show(ui: Any, view: PanelView) -> None:
     ui.applyButton.text = view.apply_text
     ui.applyButton.enabled = view.apply_enabled
     ui.applyButton.toolTip = view.apply_tip
-    for name in ("modelSelector", "outputSelector", "deviceSelector", "show3DCheckBox"):
+    ui.mirrorCheckBox.enabled = view.inputs_enabled and view.can_mirror
+    for name in ("modelSelector", "outputSelector", "deviceSelector", "modeSelector", "show3DCheckBox"):
         getattr(ui, name).enabled = view.inputs_enabled

@@ -20,12 +20,20 @@ def ensure(device: str, requirements: Path) -> None:
     Raises:
         BackendError: It was declined, or could not be installed.
     """
+    if not missing(device):
+        return
     if device == "cuda":
         _ensure_torch()
-    elif not is_installed("openvino") and not (is_installed("torch") and is_installed("monai")):
+    else:
         _pip_install(requirements.read_text("utf-8"), "OpenVINO (about 60 MB)")
         if not is_installed("openvino"):
             raise BackendError("OpenVINO is not installed, so no model can run; press Apply again to install it.")
+
+
+def missing(device: str) -> bool:
+    """Whether something that ``device`` needs is not installed; told by metadata, nothing is imported."""
+    torch = is_installed("torch") and is_installed("monai")
+    return not torch if device == "cuda" else not (is_installed("openvino") or torch)
 
 
 def _ensure_torch() -> None:

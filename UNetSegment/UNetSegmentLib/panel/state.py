@@ -5,7 +5,7 @@ No Qt and no scene here: every text and every enabled button can be tested witho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..labels import Label
@@ -36,6 +36,7 @@ class PanelView:
     apply_enabled: bool
     apply_tip: str
     inputs_enabled: bool
+    can_mirror: bool
 
 
 def view(
@@ -78,6 +79,7 @@ def view(
         apply_enabled=running or not problem,
         apply_tip=tip,
         inputs_enabled=not running,
+        can_mirror=manifest is not None and bool(manifest.inference.mirror_axes),
     )
 
 
@@ -106,16 +108,33 @@ def _rows(
     return tuple(rows), first_missing
 
 
-def result_line(labels: Sequence[Label], volumes_ml: dict[int, float], seconds: float, device: str) -> str:
-    """The result in one line: seconds, device, and up to four structures with their volumes."""
+def result_line(labels: Sequence[Label], volumes_ml: dict[int, float], provenance: Mapping[str, str]) -> str:
+    """The result in one line: seconds, device, up to four structures with their volumes, and the engine's notes."""
     parts = [f"{label.name} {volumes_ml[label.value]:.2f} ml" for label in labels[:4]]
     if len(labels) > 4:
         parts.append(f"+ {len(labels) - 4}")
-    return f"{seconds:.1f} s · {device.upper()}   " + " · ".join(parts)
+    seconds = float(provenance["seconds"])
+    line = f"{seconds:.1f} s · {_where(provenance)}   " + " · ".join(parts)
+    return "\n".join(filter(None, [line, provenance.get("notes", "")]))
 
 
-def remaining(fraction: float, elapsed: float) -> str:
-    """Seconds left, as words, once enough is known."""
-    if fraction < 0.1 or elapsed < 2:
+def ran_line(ran: Mapping[str, str] | None) -> str:
+    """What a run uses, and whether it was proven: ``CPU bf16, proven on this computer``."""
+    if not ran:
         return ""
-    return f"{max(round(elapsed / fraction - elapsed), 1)} s left"
+    proven = ", proven on this computer" if ran.get("reference_dice") else ""
+    return _where(ran) + proven
+
+
+def log_text(ran: Mapping[str, str] | None, lines: Sequence[str]) -> str:
+    """Everything about the last run, for a report: what was run, then the end of the worker's log."""
+    return "\n".join([*(f"{key}: {value}" for key, value in (ran or {}).items()), "", *lines[-200:]])
+
+
+def remaining(seconds: float | None, elapsed: float) -> str:
+    """Seconds left, as words, once enough is known."""
+    return "" if seconds is None or elapsed < 2 else f"{max(round(seconds), 1)} s left"
+
+
+def _where(ran: Mapping[str, str]) -> str:
+    return " ".join(filter(None, [ran.get("device", "").upper(), ran.get("precision", "")]))

@@ -25,6 +25,7 @@ def write_segmentation(
     name: str = "",
     provenance: Mapping[str, str] | None = None,
     show_3d: bool = False,
+    numbered: bool = False,
 ) -> Any:
     """Put a result into the scene.
 
@@ -39,6 +40,7 @@ def write_segmentation(
         name: Of a new node.
         provenance: Kept as node attributes ``UNetSegment.<key>``.
         show_3d: Also make the surfaces.
+        numbered: The array of ``labels`` holds 1, 2, ... in the order of its segments instead of their values.
 
     Returns:
         The segmentation node.
@@ -47,8 +49,8 @@ def write_segmentation(
         OutputError: The node that exists is under another transform than the volume, or its segments hold no labelmaps.
     """
     scene = reference.GetScene()
-    _check(node, reference)
-    layer = _layer(labels, reference)
+    check_target(node, reference)
+    layer = _layer(labels, reference, numbered)
     created = node is None
     if created:
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name or reference.GetName()))
@@ -82,7 +84,12 @@ def write_segmentation(
     return node
 
 
-def _check(node: Any, reference: Any) -> None:
+def check_target(node: Any, reference: Any) -> None:
+    """Refuse a segmentation node that a result for ``reference`` cannot be written to; None is a new one.
+
+    Raises:
+        OutputError: It is under another transform, or its segments hold no labelmaps.
+    """
     if node is None or node.GetSegmentation().GetNumberOfSegments() == 0:
         return
     if node.GetTransformNodeID() != reference.GetTransformNodeID():
@@ -98,15 +105,18 @@ def _check(node: Any, reference: Any) -> None:
         )
 
 
-def _layer(labels: LabelMap, reference: Any) -> Any:
+def _layer(labels: LabelMap, reference: Any, numbered: bool) -> Any:
     """One vtkOrientedImageData in the reference volume's own frame; the n-th segment has the voxel value n + 1.
 
     Model values may exceed what Slicer's labelmaps hold, so they are numbered anew; names went by value before.
     """
-    segments = labels.segments
-    table = np.zeros(65536, np.uint8 if len(segments) < 256 else np.int16)
-    table[[label.value for label in segments]] = np.arange(1, len(segments) + 1)
-    scalars = numpy_to_vtk(table[labels.array.T].reshape(-1), deep=True)
+    voxels = labels.array.T
+    if not numbered:
+        segments = labels.segments
+        table = np.zeros(65536, np.uint8 if len(segments) < 256 else np.int16)
+        table[[label.value for label in segments]] = np.arange(1, len(segments) + 1)
+        voxels = table[voxels]
+    scalars = numpy_to_vtk(voxels.reshape(-1), deep=True)
     scalars.SetName("ImageScalars")
     image = slicer.vtkOrientedImageData()
     image.SetDimensions(labels.array.shape)

@@ -79,16 +79,21 @@ class Worker:
     Args:
         command: Python executable with its arguments, e.g. ``["PythonSlicer"]``; this Python by default.
         log: Given each line the worker writes to its log, by :meth:`poll`.
+
+    ``has_answered`` tells whether a worker ever ran here; ``lines`` holds the end of its log.
     """
 
     def __init__(self, command: Sequence[str] | None = None, log: Callable[[str], None] | None = None) -> None:
-        self._command = [*(command or [sys.executable]), "-m", "UNetSegmentLib.worker"]
+        library = str(Path(__file__).resolve().parents[2])
+        begin = f"import sys; sys.path.insert(0, {library!r}); from UNetSegmentLib.worker.server import main; main()"
+        self._command = [*(command or [sys.executable]), "-c", begin]
         self._log, self.lines = log, collections.deque(maxlen=2000)
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._events: queue.Queue[tuple[Any, str, Any]] = queue.Queue()
         self._jobs: dict[int, Job] = {}
         self._next, self._heard = 0, 0.0
+        self.has_answered = False
         self._write_lock = threading.Lock()
 
     @property
@@ -109,9 +114,7 @@ class Worker:
         """
         if self.is_alive:
             return
-        library = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"PYTHONUTF8": "1"}
         apart: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             apart = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -210,7 +213,7 @@ class Worker:
         self._fail_all(WorkerError(words))
 
     def _met(self, result: dict[str, Any]) -> None:
-        self._pid = int(result["pid"])
+        self._pid, self.has_answered = int(result["pid"]), True
 
     def _enter(self, job: Job) -> None:
         self._next += 1
