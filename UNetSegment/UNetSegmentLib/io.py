@@ -92,6 +92,18 @@ def read_labelmap(path: str | os.PathLike[str]) -> LabelMap:
     return LabelMap(result, grid, labels, metadata)
 
 
+def read_segments(path: str | os.PathLike[str]) -> tuple[Label, ...]:
+    """Names, colours and terminology of the segments in a ``.seg.nrrd``, from its header alone; empty for other files.
+
+    Values are the header's and may repeat, as segments on different layers can share one; :func:`read_labelmap` tells
+    them apart.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    return tuple(label for _, label in _segments(_read_header(Path(path))))
+
+
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
     """How a label map was made, from its header alone.
 
@@ -100,18 +112,8 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         InputError: It cannot be read, or carries nothing of the kind.
     """
-    import SimpleITK as sitk
-
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no file '{path}'; check the path.")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(f"'{path.name}' cannot be read as an image ({_last_line(error)}).") from None
-    header = {key: _text(reader, key) for key in reader.GetMetaDataKeys()}
+    header = _read_header(path)
     found = {key.removeprefix(_PREFIX): text for key, text in header.items() if key.startswith(_PREFIX)}
     note = header.get("descrip", "").split()
     if not found and len(note) == 4 and note[0] == "UNetSegment":
@@ -121,6 +123,21 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
             f"'{path.name}' does not say how it was made; only .seg.nrrd and NIfTI files that UNetSegment wrote do."
         )
     return found
+
+
+def _read_header(path: Path) -> dict[str, str]:
+    import SimpleITK as sitk
+
+    if not path.is_file():
+        raise InputError(f"There is no file '{path}'; check the path.")
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"'{path.name}' cannot be read as an image ({_last_line(error)}).") from None
+    return {key: _text(reader, key) for key in reader.GetMetaDataKeys()}
 
 
 def check_output(path: str | os.PathLike[str]) -> None:

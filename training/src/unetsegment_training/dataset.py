@@ -1,16 +1,20 @@
-"""Folders of images and labels: Medical Segmentation Decathlon and nnU-Net raw layout, checked before training."""
+"""Folders of images and labels, checked before training.
+
+Three layouts: the Medical Segmentation Decathlon's and nnU-Net's raw one (``dataset.json``, ``imagesTr``, ``labelsTr``), and
+what 3D Slicer saves: images with a ``.seg.nrrd`` beside them (:mod:`slicer_pairs`).
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from UNetSegmentLib import io
 from UNetSegmentLib.errors import InputError, UNetSegmentError
-from UNetSegmentLib.volume import LabelMap, Volume
+from UNetSegmentLib.volume import Grid, LabelMap, Volume
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -21,11 +25,16 @@ class DatasetError(UNetSegmentError):
 
 @dataclass(frozen=True)
 class Case:
-    """One patient's images, a file per channel, and the expert's labels."""
+    """One patient's images, a file per channel, and the expert's labels.
+
+    ``values`` is for ``.seg.nrrd`` files, whose numbers differ from file to file: the dataset's value of each segment
+    name (as :func:`same_name` writes it). None where the file's own numbers count.
+    """
 
     name: str
     images: tuple[Path, ...]
     label: Path
+    values: tuple[tuple[str, int], ...] | None = None
 
     def load(self) -> tuple[Volume, LabelMap]:
         """Read images (C, I, J, K) and labels (I, J, K).
@@ -36,6 +45,8 @@ class Case:
         try:
             image = Volume.stack([io.read_volume(path) for path in self.images])
             label = io.read_labelmap(self.label)
+            if self.values is not None:
+                label = _on_grid(_by_name(label, dict(self.values)), image.grid)
         except InputError as error:
             raise DatasetError(f"Case '{self.name}': {error}") from None
         if not image.grid.is_close(label.grid, tolerance=1e-2):
@@ -44,6 +55,45 @@ class Case:
                 f"(sizes {image.grid.shape} and {label.grid.shape}); resample the label or leave the case out."
             )
         return image, label
+
+
+def same_name(name: str) -> str:
+    """A segment's name without the differences that people do not mean: case and spaces."""
+    return " ".join(name.casefold().split())
+
+
+def _by_name(label: LabelMap, values: dict[str, int]) -> LabelMap:
+    """The map with each segment's voxels set to the dataset's value of that name.
+
+    Raises:
+        InputError: A segment that has voxels bears a name the dataset does not have.
+    """
+    table = np.zeros(65536, np.uint16)
+    for segment in label.segments:
+        if same_name(segment.name) in values:
+            table[segment.value] = values[same_name(segment.name)]
+        elif (label.array == segment.value).any():
+            raise InputError(f"its segment '{segment.name}' is none of the dataset's labels.")
+    return LabelMap(table[label.array], label.grid, label.labels, label.metadata)
+
+
+def _on_grid(label: LabelMap, grid: Grid) -> LabelMap:
+    """The map on the image's grid where its own is a part of that, as Slicer saves it when it crops to the segments.
+
+    Otherwise it is returned as it is, for the caller to refuse.
+    """
+    matrix = label.grid.index_in(grid)
+    offset = np.round(matrix[:3, 3]).astype(int)
+    shift = np.eye(4)
+    shift[:3, 3] = offset
+    if label.grid.is_close(grid, tolerance=1e-2) or not np.allclose(matrix, shift, atol=1e-2):
+        return label
+    stop = offset + label.grid.shape
+    if (offset < 0).any() or (stop > grid.shape).any():
+        return label
+    whole = np.zeros(grid.shape, label.array.dtype)
+    whole[tuple(slice(a, b) for a, b in zip(offset, stop))] = label.array
+    return LabelMap(whole, grid, label.labels, label.metadata)
 
 
 @dataclass(frozen=True)
@@ -67,34 +117,58 @@ class Dataset:
     raw: dict[str, Any]
 
 
-def read_dataset(folder: str | Path, skip_bad: bool = False) -> tuple[Dataset, list[str]]:
-    """List and check a training folder (``dataset.json``, ``imagesTr``, ``labelsTr``).
+Problem = tuple[str, str]
+"""Name of the case ("" for the dataset as a whole), and the sentence about it."""
+
+
+def list_cases(folder: str | Path) -> tuple[Dataset, list[Problem]]:
+    """The cases of a folder as its names tell them; no image is opened.
 
     Args:
-        folder: Single-channel images are ``NAME.nii.gz`` (Decathlon) or ``NAME_0000.nii.gz`` (nnU-Net).
+        folder: ``dataset.json``, ``imagesTr``, ``labelsTr`` (single-channel images are ``NAME.nii.gz``, as in the
+            Decathlon, or ``NAME_0000.nii.gz``, as in nnU-Net), or a folder of pairs that 3D Slicer saved.
+
+    Returns:
+        The dataset of cases that have all their files, and what is wrong with the others.
+
+    Raises:
+        DatasetError: The folder holds none of the layouts.
+    """
+    from .slicer_pairs import list_pairs, looks_like_pairs
+
+    root = Path(folder)
+    if looks_like_pairs(root):
+        return list_pairs(root, _read_json(root) if (root / "dataset.json").exists() else {})
+    raw = _read_json(root)
+    named = raw.get("channel_names") or raw.get("modality") or {}
+    channels = tuple(str(named[k]) for k in sorted(named, key=lambda k: (not str(k).isdigit(), str(k).zfill(9))))
+    if not channels:
+        raise DatasetError(f"'{root / 'dataset.json'}' names no channels ('channel_names' or 'modality').")
+    labels = read_labels(raw, root)
+    cases, problems = _pair(root, len(channels))
+    problems += _listed_but_missing(raw, {case.name for case in cases} | {name for name, _ in problems})
+    return Dataset(root, str(raw.get("name", root.name)), channels, labels, tuple(cases), raw), problems
+
+
+def read_dataset(folder: str | Path, skip_bad: bool = False) -> tuple[Dataset, list[str]]:
+    """List a training folder and open every case of it.
+
+    Args:
+        folder: As :func:`list_cases` takes it.
         skip_bad: Leave faulty cases out instead of stopping at the first.
 
     Returns:
         The dataset of good cases, and a sentence for each case that was left out.
 
     Raises:
-        DatasetError: The folder has no readable ``dataset.json``, no case, or (unless ``skip_bad``) a faulty case.
+        DatasetError: The folder is no dataset, has no case, or (unless ``skip_bad``) a faulty case.
     """
-    root = Path(folder)
-    raw = _read_json(root)
-    channels = tuple(str(v) for _, v in sorted((raw.get("channel_names") or raw.get("modality") or {}).items()))
-    if not channels:
-        raise DatasetError(f"'{root / 'dataset.json'}' names no channels ('channel_names' or 'modality').")
-    labels = _labels(raw, root)
-    cases, problems = _pair(root, len(channels))
+    dataset, found = list_cases(folder)
+    problems = [text for _, text in found]
     good = []
-    for case in cases:
+    for case in dataset.cases:
         try:
-            values = np.unique(case.load()[1].array)
-            if unknown := sorted(set(values.tolist()) - set(labels)):
-                raise DatasetError(
-                    f"Case '{case.name}': its label has the value {unknown[0]}, which dataset.json does not name."
-                )
+            check_values(case, case.load()[1], dataset.labels)
             good.append(case)
         except DatasetError as error:
             problems.append(str(error))
@@ -102,8 +176,22 @@ def read_dataset(folder: str | Path, skip_bad: bool = False) -> tuple[Dataset, l
         more = f" ({len(problems) - 1} more cases are faulty)" if len(problems) > 1 else ""
         raise DatasetError(f"{problems[0]}{more} Use --skip-bad to train without them.")
     if not good:
-        raise DatasetError(f"'{root}' has no usable case in imagesTr and labelsTr.")
-    return Dataset(root, str(raw.get("name", root.name)), channels, labels, tuple(good), raw), problems
+        raise DatasetError(f"'{dataset.root}' has no usable case in imagesTr and labelsTr.")
+    return replace(dataset, cases=tuple(good)), problems
+
+
+def check_values(case: Case, label: LabelMap, labels: dict[int, str]) -> np.ndarray:
+    """The label values of a case.
+
+    Raises:
+        DatasetError: One of them has no name.
+    """
+    values = np.unique(label.array)
+    if unknown := sorted(set(values.tolist()) - set(labels)):
+        raise DatasetError(
+            f"Case '{case.name}': its label has the value {unknown[0]}, which dataset.json does not name."
+        )
+    return values
 
 
 def _read_json(root: Path) -> dict[str, Any]:
@@ -111,7 +199,10 @@ def _read_json(root: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text("utf-8"))
     except OSError:
-        raise DatasetError(f"'{root}' has no readable dataset.json; give a Decathlon or nnU-Net raw folder.") from None
+        raise DatasetError(
+            f"'{root}' has no readable dataset.json; give a Decathlon or nnU-Net raw folder, "
+            "or one with images and .seg.nrrd files as 3D Slicer saves them."
+        ) from None
     except ValueError as error:
         raise DatasetError(f"'{path}' is not JSON ({error}).") from None
     if not isinstance(raw, dict):
@@ -119,8 +210,8 @@ def _read_json(root: Path) -> dict[str, Any]:
     return raw
 
 
-def _labels(raw: dict[str, Any], root: Path) -> dict[int, str]:
-    """Decathlon writes ``{"1": "Anterior"}``, nnU-Net ``{"Anterior": 1}``."""
+def read_labels(raw: dict[str, Any], root: Path) -> dict[int, str]:
+    """Name per label value, background included. Decathlon writes ``{"1": "Anterior"}``, nnU-Net ``{"Anterior": 1}``."""
     try:
         pairs = [(int(k), str(v)) if str(k).isdigit() else (int(v), str(k)) for k, v in raw["labels"].items()]
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -130,21 +221,51 @@ def _labels(raw: dict[str, Any], root: Path) -> dict[int, str]:
     return dict(sorted({0: "background", **dict(pairs)}.items()))
 
 
-def _pair(root: Path, channels: int) -> tuple[list[Case], list[str]]:
-    def stems(folder: Path) -> dict[str, Path]:
-        files = sorted(folder.glob("*")) if folder.is_dir() else []
-        ends = ((p, next((e for e in ENDINGS if p.name.endswith(e)), None)) for p in files)
-        return {p.name.removesuffix(e): p for p, e in ends if e and not p.name.startswith(".")}
+def stem_of(path: Path) -> str | None:
+    """A file's name without its ending; None where it is no image file."""
+    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
+    return path.name[: -len(ending)] if ending and not path.name.startswith(".") else None
 
-    images, labels = stems(root / "imagesTr"), stems(root / "labelsTr")
+
+def _files(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
+    found: dict[str, Path] = {}
+    problems = []
+    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+        stem = stem_of(path)
+        if stem in found:
+            text = f"Case '{stem}': {folder.name} has it twice, '{found[stem].name}' and '{path.name}'; remove one."
+            problems.append((stem, text))
+        elif stem is not None:
+            found[stem] = path
+    return found, problems
+
+
+def _pair(root: Path, channels: int) -> tuple[list[Case], list[Problem]]:
+    (images, problems), (labels, more) = _files(root / "imagesTr"), _files(root / "labelsTr")
+    problems += more
     numbered = {name: [images.get(f"{name}_{c:04d}") for c in range(channels)] for name in labels}
-    cases, problems, used = [], [], set()
+    cases, used = [], set()
     for name, label in labels.items():
         parts = numbered[name] if any(numbered[name]) else [images.get(name)] * (channels == 1)
-        if not parts or not all(parts):
-            problems.append(f"Case '{name}': the label has no image in imagesTr (or not every channel of it).")
-            continue
         used |= set(parts)
+        if not parts or not all(parts):
+            text = f"Case '{name}': the label has no image in imagesTr (or not every channel of it)."
+            problems.append((name, text))
+            continue
         cases.append(Case(name, tuple(p for p in parts if p), label))
-    problems += [f"Case '{stem}': the image has no label in labelsTr." for stem, p in images.items() if p not in used]
+    problems += [
+        (stem, f"Case '{stem}': the image has no label in labelsTr.") for stem, p in images.items() if p not in used
+    ]
     return cases, problems
+
+
+def _listed_but_missing(raw: dict[str, Any], known: set[str]) -> list[Problem]:
+    """Cases that ``dataset.json`` lists under "training" (Decathlon) and of which there is no file."""
+    entries = raw.get("training")
+    listed = [e["label"] for e in entries if isinstance(e, dict) and "label" in e] if isinstance(entries, list) else []
+    names = [stem_of(Path(str(path))) for path in listed]
+    return [
+        (name, f"Case '{name}': dataset.json lists it, but imagesTr and labelsTr have no file of it.")
+        for name in names
+        if name and name not in known
+    ]
