@@ -681,5 +681,10 @@ def test_slices_as_monai_has_them(tmp_path):
     assert agreement(tmp_path / "b", config) > 0.999
 
 
+def test_components_on_the_networks_grid_as_monai_has_them(tmp_path):
+    keep = t("KeepLargestConnectedComponentd", keys="pred", applied_labels=[1, 2])
+    assert agreement(tmp_path / "b", bundles.inference(**{LAST: [ARGMAX, keep, NEAREST]})) > 0.999
+
+
 def test_messages_name_no_more_than_a_line():
     assert not re.search(r"[\n\r]", bundle.shown("a\nb\rc")) and len(bundle.shown("x" * 1000)) < 120

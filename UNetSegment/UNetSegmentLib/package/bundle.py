@@ -177,14 +177,19 @@ def _labels(config: Config, network: _Network, answer: Answer, metadata: dict[st
     if regions:
         found["paint_order"] = answer.paint_order or values
     steps = []
-    for chosen, one_by_one in answer.components:
+    for chosen, one_by_one, early in answer.components:
         kept = [value for value in chosen or values if value]
         if not set(kept) <= set(values):
             raise config.refusal(
                 "postprocessing", f"largest components of {shown(chosen)} are kept, which are no labels"
             )
         steps += [
-            {"method": "keep_largest_component", "labels": group, "connectivity": "corners"}
+            {
+                "method": "keep_largest_component",
+                "labels": group,
+                "connectivity": "corners",
+                "grid": "network" if early else "image",
+            }
             for group in ([[value] for value in kept] if one_by_one else [kept])
         ]
     return {**found, **({"postprocessing": steps} if steps else {})}

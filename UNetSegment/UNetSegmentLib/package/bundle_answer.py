@@ -25,7 +25,7 @@ class Answer:
         output: What is brought back to the input's grid: ``logits``, ``probabilities`` or ``labels``.
         values: Label value of each output, where the bundle gives its own; by default their numbers, regions from 1.
         paint_order: Values of regions in the order they are painted; by default that of the outputs.
-        components: ``(values or None, one by one)`` for each step that keeps the largest component.
+        components: ``(values or None, one by one, on the network's grid)`` for each step that keeps largest components.
         remarks: What is done differently here, in sentences.
     """
 
@@ -33,7 +33,7 @@ class Answer:
     output: str = ""
     values: list[int] | None = None
     paint_order: list[int] | None = None
-    components: list[tuple[list[int] | None, bool]] = field(default_factory=list)
+    components: list[tuple[list[int] | None, bool, bool]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -131,9 +131,7 @@ def read_answer(node: Node, moved: bool, cropped: bool) -> Answer:
                     "The bundle interpolates label values linearly; here each voxel gets the label of the nearest one."
                 )
         elif name == "KeepLargestConnectedComponentd" and decided and answer.activation == "softmax":
-            answer.components.append(_component(a))
-            if moved and not inverted:
-                answer.remarks.append("Largest components are kept on the image's grid, not on the network's.")
+            answer.components.append((*_component(a), moved and not inverted))
         elif name == "Lambdad" and decided and answer.activation == "sigmoid" and answer.values is None:
             answer.values, answer.paint_order = _painted(a)
         elif name == "MapLabelValued" and decided and answer.activation == "softmax":

@@ -107,6 +107,11 @@ class Manifest:
             (regions and sorted(self.paint_order) != sorted(self.outputs), "does not paint every region once"),
             (not regions and "paint_order" in self.raw, "has a paint order, which only regions have"),
             (not regions and len(self.outputs) < 2, "has fewer than two outputs"),
+            (
+                any(step.get("grid") == "network" for step in self.postprocessing)
+                and pre.resampling.output != "labels",
+                "finishes labels on the network's grid, but brings its outputs back, not labels",
+            ),
             (cubic and pre.resampling.alignment != "edges", "resamples cubically, which needs edges to be aligned"),
             (self.dimensions == 2 and self.inference.patch_size[0] != 1, "has a 2D network but patches of many slices"),
             (self.dimensions == 2 and 0 in self.inference.mirror_axes, "mirrors a 2D network across its slices"),

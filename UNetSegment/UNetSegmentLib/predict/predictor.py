@@ -21,6 +21,7 @@ from . import backends, focus
 from .backends import Backend, Place
 from .ensemble import Ensemble
 from .export import Decision, export
+from .interpolate import Lerp
 from .ladder import Ladder
 from .modes import Configuration
 from .postprocess import postprocess
@@ -169,11 +170,18 @@ class Predictor:
             if on_slab is not None:
                 on_slab(_slab(image, start, stop, rows, box, volume.grid.shape))
 
-        array = export(slabs, image.lerps, self._decision, on_rows, self.place.threads)
+        steps = manifest.postprocessing
+        if early := [step for step in steps if step.get("grid") == "network"]:  # labels, brought back to nearest voxels
+            plain = tuple(Lerp.identity(n) for n in image.grid.shape)
+            array = postprocess(export(slabs, plain, self._decision, None, self.place.threads), early)
+            array = array[np.ix_(*(lerp.lower for lerp in image.lerps))]
+            on_rows(0, len(array), array)
+        else:
+            array = export(slabs, image.lerps, self._decision, on_rows, self.place.threads)
         tell("finish", 0.96, "Finishing the labels")
         if box is not None:
             array = _inside(array, box)
-        array = image.restored(postprocess(array, manifest.postprocessing), volume.grid.shape)
+        array = image.restored(postprocess(array, [step for step in steps if step not in early]), volume.grid.shape)
         tell("finish", 1.0, "Done")
         seconds = time.perf_counter() - began
         asked = {"region": region, "skip_background": skip_background, "crop_to_body": crop_to_body}
