@@ -67,6 +67,10 @@ def bundle_metadata(raw: dict[str, Any]) -> dict[str, Any]:
 def inference(raw: dict[str, Any]) -> dict[str, Any]:
     """``inference.json`` for ``python -m monai.bundle run``, doing step by step what the predictor does."""
     window = raw["inference"]
+    axes = list(raw["preprocessing"].get("axes", (0, 1, 2)))
+    flat = raw["network"].get("dimensions", 3) == 2
+    if not flat and axes != [0, 1, 2]:
+        raise DatasetError("A MONAI bundle is written for the network's axes in their own order only.")
     methods = {channel["normalization"]["method"] for channel in raw["channels"]}
     if methods != {"zscore"}:
         raise DatasetError(f"A MONAI bundle is written for zscore normalisation only, not for {', '.join(methods)}.")
@@ -89,7 +93,7 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
                 {
                     "_target_": "Spacingd",
                     "keys": "image",
-                    "pixdim": raw["preprocessing"]["spacing"],
+                    "pixdim": [raw["preprocessing"]["spacing"][axes.index(axis)] for axis in range(3)],
                     "mode": "bilinear",
                 },
                 {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
@@ -108,8 +112,8 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
             "num_workers": 0,
         },
         "inferer": {
-            "_target_": "SlidingWindowInferer",
-            "roi_size": window["patch_size"],
+            **({"_target_": "SliceInferer", "spatial_dim": axes[0]} if flat else {"_target_": "SlidingWindowInferer"}),
+            "roi_size": window["patch_size"][flat:],
             "sw_batch_size": 1,
             "overlap": window["overlap"],
             "mode": window.get("blending", "gaussian"),

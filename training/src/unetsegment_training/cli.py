@@ -1,4 +1,4 @@
-"""``unetsegment-train fit | evaluate | pack``."""
+"""``unetsegment-train fit | settings | evaluate | pack``."""
 
 from __future__ import annotations
 
@@ -32,30 +32,47 @@ def _numbers(text: str) -> tuple[int, ...]:
 def fit(
     dataset: Folder,
     run: Run,
-    fold: Annotated[int, typer.Option(help="fold that validates, 0 to 4; -1 trains on all cases")] = 0,
-    epochs: Annotated[int, typer.Option(help="passes over the training cases")] = 100,
-    filters: Annotated[str, typer.Option(help="feature maps per stage")] = "16,32,64,128",
-    patch: Annotated[str, typer.Option(help="patch size in voxels")] = "40,56,40",
-    batch: Annotated[int, typer.Option(help="patches per step")] = 4,
-    learning_rate: Annotated[float, typer.Option(help="peak learning rate")] = 2e-3,
-    validate_every: Annotated[int, typer.Option(help="epochs between validations")] = 10,
-    seed: Annotated[int, typer.Option(help="of weights, order and augmentation")] = 0,
+    config: Annotated[Optional[Path], typer.Option(help="TOML file of settings; options here win over it")] = None,
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", help="any setting as key=value; see 'unetsegment-train settings'")
+    ] = None,
+    fold: Annotated[Optional[int], typer.Option(help="fold that validates, 0 to 4; -1 trains on all cases")] = None,
+    epochs: Annotated[Optional[int], typer.Option(help="passes over the training cases")] = None,
+    network: Annotated[Optional[str], typer.Option(help="which network")] = None,
+    filters: Annotated[Optional[str], typer.Option(help="feature maps per stage, e.g. 16,32,64,128")] = None,
+    patch: Annotated[Optional[str], typer.Option(help="patch size in voxels, e.g. 40,56,40")] = None,
+    batch: Annotated[Optional[int], typer.Option(help="patches per step")] = None,
+    loss: Annotated[Optional[str], typer.Option(help="which loss")] = None,
+    learning_rate: Annotated[Optional[float], typer.Option(help="peak learning rate")] = None,
+    validate_every: Annotated[Optional[int], typer.Option(help="epochs between validations")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="of weights, order and augmentation")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Train a model; run the same command again to go on after an interruption."""
-    from .config import FitConfig
+    from .config import FitConfig, parse_setting
     from .dataset import read_dataset
     from .fit import fit as run_fit
 
-    config = FitConfig(
-        fold=fold, epochs=epochs, filters=_numbers(filters), patch=_numbers(patch), batch=batch,  # type: ignore[arg-type]
-        learning_rate=learning_rate, validate_every=validate_every, seed=seed,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "fold": fold, "epochs": epochs, "network": network, "filters": filters and _numbers(filters),
+        "patch": patch and _numbers(patch), "batch": batch, "loss": loss, "learning_rate": learning_rate,
+        "validate_every": validate_every, "seed": seed,
+    }  # fmt: skip
+    options = {key: value for key, value in options.items() if value is not None}
+    settings = FitConfig.read(config, dict(map(parse_setting, set_ or ())) | options)
     data, problems = read_dataset(dataset, skip_bad)
     for problem in problems:
         Console(stderr=True).print(f"left out: {problem}", style="yellow", highlight=False)
-    print(f"wrote {run_fit(data, run, config, device)}")
+    print(f"wrote {run_fit(data, run, settings, device)}")
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting of 'fit' with its meaning and default, as Markdown (docs/configuration.md)."""
+    from .settings import page
+
+    print(page(), end="")
 
 
 def _cases(dataset: Path, skip_bad: bool, run: Optional[Path], fold: int) -> tuple[Any, list[Any]]:

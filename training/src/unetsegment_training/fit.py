@@ -16,18 +16,18 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 from UNetSegmentLib.package import Manifest
-from UNetSegmentLib.predict.export import Decision
-from UNetSegmentLib.predict.stitch import Stitcher
-from UNetSegmentLib.predict.tiles import Tiling, weights
 from UNetSegmentLib.volume import dice
 
+from . import losses
 from .config import FitConfig
 from .dataset import Dataset, DatasetError
-from .network import DeepSupervisionLoss, build, inference_state
+from .infer import segment
+from .network import build_for_training, inference_state
+from .optimise import make_optimizer, make_schedules
 from .patches import Patches, Prepared, prepare
 from .plan import draft_manifest
 from .safely import SafeCheckpointIO, replace_tensors, replace_text
@@ -37,11 +37,13 @@ from .split import stored_split
 class Segmenter(pl.LightningModule):
     """The network in training."""
 
-    def __init__(self, manifest: Manifest, config: FitConfig, steps: int) -> None:
+    def __init__(
+        self, manifest: Manifest, config: FitConfig, steps: int, class_weights: list[float] | None = None
+    ) -> None:
         super().__init__()
         self.manifest, self.config, self.steps = manifest, config, steps
-        self.network = build(manifest.network_arguments, deep_supervision=True)
-        self.loss = DeepSupervisionLoss()
+        self.network = build_for_training(manifest, config)
+        self.loss = losses.make(config, class_weights)
         self.scores: list[list[float]] = []
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor, list[str]], index: int) -> torch.Tensor:
@@ -57,15 +59,7 @@ class Segmenter(pl.LightningModule):
 
     def validation_step(self, batch: int, index: int) -> None:
         case: Prepared = self.trainer.datamodule.val[index]  # type: ignore[attr-defined]
-        window = self.manifest.inference
-        tiling = Tiling.cover(case.classes.shape, window.patch_size, window.overlap, window.convention)
-
-        def run(patches: np.ndarray, _: Any) -> np.ndarray:
-            return self.network(torch.from_numpy(patches).to(self.device)).float().cpu().numpy()
-
-        background = Decision.of(self.manifest).background
-        slabs = Stitcher(tiling, weights(tiling.patch, window), run, background)(case.image)
-        answer = np.concatenate([slab.argmax(axis=0) for _, slab in slabs])
+        answer = segment(self.network, case.image, self.manifest, self.config)
         self.scores.append([dice(answer == c, case.classes == c) for c in range(1, len(self.manifest.labels))])
 
     def on_validation_epoch_end(self) -> None:
@@ -75,16 +69,9 @@ class Segmenter(pl.LightningModule):
             self.log(f"dice/{label.name}", float(value))
         self.log("dice", float(np.mean(means)), prog_bar=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        config = self.config
-        optimizer = torch.optim.AdamW(self.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-        total = max(config.epochs * self.steps, 1)
-
-        def factor(step: int) -> float:
-            return min(1.0, (step + 1) / 50) * (0.5 * (1 + np.cos(np.pi * min(step / total, 1.0))) + 0.002)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[dict[str, Any]]]:
+        optimizer = make_optimizer(self.parameters(), self.config)
+        return [optimizer], make_schedules(optimizer, self.config, self.steps)
 
 
 class Cases(pl.LightningDataModule):
@@ -96,11 +83,25 @@ class Cases(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         epoch = self.trainer.current_epoch if self.trainer else 0
-        patches = Patches(self.train, self.config.patch, self.config.batch, self.config.seed, epoch)
-        return DataLoader(patches, batch_size=None)
+        return DataLoader(Patches(self.train, self.config, epoch), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(range(len(self.val)), batch_size=None)  # type: ignore[arg-type]
+
+    def class_weights(self, classes: int) -> list[float] | None:
+        """As the settings ask; see :func:`losses.balanced_weights`.
+
+        Raises:
+            DatasetError: There are not as many weights as classes.
+        """
+        wanted = self.config.class_weights
+        if wanted == "balanced":
+            return losses.balanced_weights(
+                sum(np.resize(np.append(c.counts, [0] * classes), classes) for c in self.train)
+            )
+        if wanted and len(wanted) != classes:
+            raise DatasetError(f"class_weights has {len(wanted)} numbers; the dataset has {classes} classes.")
+        return [float(w) for w in wanted] or None
 
 
 class EpochLines(Callback):
@@ -141,7 +142,8 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") ->
         [prepare(by_name[name], manifest) for name in chosen["val"]],
         config,
     )
-    module = Segmenter(manifest, config, len(data.train_dataloader()))
+    steps, weights = len(data.train_dataloader()), data.class_weights(len(manifest.labels))
+    module = Segmenter(manifest, config, steps, weights)
     last = run / "checkpoints" / "last.ckpt"
     trainer = _trainer(run, config, device, validates=bool(data.val))
     with warnings.catch_warnings():
@@ -152,37 +154,40 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") ->
 
 
 def averaged_weights(run: Path, manifest: Manifest) -> tuple[dict[str, torch.Tensor], int]:
-    """The averaged weights of the inference network after a run's last finished epoch, and how many epochs that was.
+    """The averaged weights of the inference network that ship, and after how many epochs they were taken.
 
     Raises:
         DatasetError: No epoch has finished yet.
     """
-    last = run / "checkpoints" / "last.ckpt"
-    if not last.exists():
+    config = FitConfig.load(run / "config.json")
+    chosen = run / "checkpoints" / f"{config.ship}.ckpt"
+    if not chosen.exists():  # before the first validation
+        chosen = run / "checkpoints" / "last.ckpt"
+    if not chosen.exists():
         raise DatasetError(f"'{run}' has no finished epoch yet; wait for 'unetsegment-train fit'.")
-    saved = torch.load(last, map_location="cpu", weights_only=False)  # written by fit, on this machine
+    saved = torch.load(chosen, map_location="cpu", weights_only=False)  # written by fit, on this machine
     network = {k.removeprefix("network."): v for k, v in saved["state_dict"].items() if k.startswith("network.")}
-    return inference_state(network, manifest.network_arguments), int(saved["epoch"]) + 1
+    return inference_state(network, manifest), int(saved["epoch"]) + 1
 
 
 def _trainer(run: Path, config: FitConfig, device: str, validates: bool) -> pl.Trainer:
-    keep = ModelCheckpoint(
-        run / "checkpoints",
-        "last",
-        every_n_epochs=1,
-        save_top_k=1,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
     live = sys.stderr.isatty()
-    callbacks: list[Callback] = [WeightAveraging(avg_fn=_averaging(config.ema_decay)), keep]
-    callbacks.append(RichProgressBar() if live else EpochLines())
+    callbacks: list[Callback] = [RichProgressBar() if live else EpochLines()]
+    if config.ema_decay:
+        callbacks.insert(0, WeightAveraging(avg_fn=_averaging(config.ema_decay)))
+    if validates and config.early_stopping:
+        callbacks.append(
+            EarlyStopping("dice", mode="max", patience=config.early_stopping, check_on_train_epoch_end=False)
+        )
+    if validates and config.ship == "best":
+        callbacks.append(_keep(run, "best", monitor="dice", mode="max"))
+    callbacks.append(_keep(run, "last"))
     return pl.Trainer(
         accelerator=device,
         devices=1,
-        precision=_precision(device),
+        precision=_precision(device, config.precision),
         max_epochs=config.epochs,
-        gradient_clip_val=12,
+        gradient_clip_val=config.gradient_clip or None,
         check_val_every_n_epoch=config.validate_every,
         limit_val_batches=1.0 if validates else 0,
         num_sanity_val_steps=0,
@@ -196,18 +201,30 @@ def _trainer(run: Path, config: FitConfig, device: str, validates: bool) -> pl.T
     )
 
 
+def _keep(run: Path, name: str, **which: Any) -> ModelCheckpoint:
+    """A checkpoint after each epoch: the last, or the best by a measure."""
+    return ModelCheckpoint(
+        run / "checkpoints", name, every_n_epochs=1, save_top_k=1, enable_version_counter=False,
+        save_on_train_epoch_end=True, **which,
+    )  # fmt: skip
+
+
 def _averaging(decay: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """Exponential moving average that forgets fast at first, so that it does not remember the random start."""
 
     def average(mean: torch.Tensor, new: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        if not mean.is_floating_point():  # a counter of batch normalisation
+            return new
         keep = min(decay, (1 + float(count)) / (10 + float(count)))
         return torch.lerp(new, mean, keep)
 
     return average
 
 
-def _precision(device: str) -> Any:
+def _precision(device: str, wanted: str = "auto") -> Any:
     """Mixed precision where the device computes it fast: bf16 on recent GPUs and processors, fp16 on older GPUs."""
+    if wanted != "auto":
+        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
     if device != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()

@@ -17,13 +17,13 @@ import torch
 from UNetSegmentLib import package
 from UNetSegmentLib.package import Manifest, Package
 from UNetSegmentLib.predict import Predictor
+from UNetSegmentLib.predict.backends.torch_backend import build_network
 from UNetSegmentLib.predict.tiles import Tiling
 
 from . import bundle
 from .config import FitConfig
 from .dataset import Dataset, DatasetError
 from .fit import averaged_weights
-from .network import build
 from .patches import prepare
 
 
@@ -67,7 +67,7 @@ def pack(
         state = torch.load(run / "weights.pt", map_location="cpu", weights_only=True)
     shared = {value.data_ptr(): value.half() for value in state.values()}  # DynUNet names its modules twice
     half = {key: shared[value.data_ptr()] for key, value in state.items()}
-    network = build(manifest.network_arguments).eval()
+    network = build_network(manifest).eval()
     network.load_state_dict(half)  # in float32, but rounded as the files are: every copy is the same network
 
     name = reference_case or (split[config.fold]["val"] if config.fold >= 0 else [dataset.cases[0].name])[0]
@@ -75,8 +75,11 @@ def pack(
     if case is None:
         raise DatasetError(f"The dataset has no case '{name}' for the reference patch.")
     patch = _reference_patch(prepare(case, manifest).image, manifest)
+    flat = manifest.dimensions == 2
     with torch.inference_mode():
-        classes = network(torch.from_numpy(patch.astype(np.float32))[None])[0].argmax(0).numpy()
+        seen = torch.from_numpy(patch.astype(np.float32))[None]
+        classes = network(seen[:, :, 0] if flat else seen)[0].argmax(0).numpy()
+    classes = classes[None] if flat else classes
     values = np.array([label.value for label in manifest.labels])
 
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".pack-") as folder:
@@ -132,7 +135,8 @@ def _onnx(network: torch.nn.Module, manifest: Manifest) -> bytes:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    example = torch.zeros(1, len(manifest.channels), *manifest.inference.patch_size)
+    patch_size = manifest.inference.patch_size[manifest.dimensions == 2 :]
+    example = torch.zeros(1, len(manifest.channels), *patch_size)
     buffer = io.BytesIO()
     axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
     with warnings.catch_warnings():

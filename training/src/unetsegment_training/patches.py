@@ -1,9 +1,10 @@
-"""Cases in memory, brought to the network's grid once, and endless random patches of them."""
+"""Cases in memory, brought to the network's grid once, and random patches of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch.utils.data import IterableDataset
 from UNetSegmentLib.package import Manifest
 from UNetSegmentLib.predict.preprocess import preprocess
 
-from .augment import augment
+from .augment import Augmenter
+from .config import FitConfig
 from .dataset import Case, DatasetError
 
 
@@ -23,6 +25,20 @@ class Prepared:
     image: np.ndarray
     classes: np.ndarray
     spacing: tuple[float, float, float]
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Voxels per class."""
+        return np.bincount(self.classes.ravel())
+
+    @cached_property
+    def foreground(self) -> np.ndarray:
+        """Flat indices of the foreground voxels, ascending."""
+        return np.flatnonzero(self.classes)
+
+    def places(self, label: int) -> np.ndarray:
+        """Flat indices of a class's voxels."""
+        return self.foreground[self.classes.ravel()[self.foreground] == label]
 
 
 def prepare(case: Case, manifest: Manifest) -> Prepared:
@@ -45,45 +61,102 @@ def prepare(case: Case, manifest: Manifest) -> Prepared:
 
 
 class Patches(IterableDataset):
-    """One epoch of augmented batches: every case once, in an order that seed and epoch decide.
+    """One epoch of augmented batches; which, follows from seed and epoch alone.
+
+    With ``dimensions = 2`` patches are cut from single slices across axis 0.
 
     Yields:
         ``(image, classes, names)``: (N, C, *patch) float32, (N, *patch) int64, case names.
     """
 
-    def __init__(self, cases: Sequence[Prepared], patch: Sequence[int], batch: int, seed: int, epoch: int) -> None:
-        self.cases, self.patch, self.batch, self.seed = cases, tuple(patch), batch, (seed, epoch)
+    def __init__(self, cases: Sequence[Prepared], config: FitConfig, epoch: int) -> None:
+        self.cases, self.config, self.epoch = cases, config, epoch
+        self.augmenter = Augmenter.of(config)
+        flat = (1,) * (config.dimensions == 2)
+        self.size = (*flat, *self.augmenter.crop)
+        self.inner = (*flat, *config.answer)
 
     def __len__(self) -> int:
-        return max(len(self.cases) // self.batch, 1)
+        return self.config.steps_per_epoch or max(len(self.cases) // self.config.batch, 1)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[str]]]:
-        rng = np.random.default_rng(self.seed)
-        order = np.resize(rng.permutation(len(self.cases)), len(self) * self.batch)
-        for chosen in order.reshape(-1, self.batch):
+        config = self.config
+        rng = np.random.default_rng((config.seed, self.epoch))
+        for chosen in self._order(rng).reshape(-1, config.batch):
             cases = [self.cases[i] for i in chosen]
-            images, classes = zip(*(self._crop(case, rng) for case in cases), strict=True)
+            pairs = [self._crop(case, self._forced(place, rng), rng) for place, case in enumerate(cases)]
+            images, classes = zip(*pairs, strict=True)
             x, y = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(classes).astype(np.int64))
-            yield (*augment(x, y, rng), [case.name for case in cases])
+            if config.dimensions == 2:
+                x, y = x[:, :, 0], y[:, 0]
+            yield (*self.augmenter(x, y, rng), [case.name for case in cases])
 
-    def _crop(self, case: Prepared, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random patch; a third of them around a random foreground voxel. Zeros where the image ends."""
-        image, classes = case.image, case.classes
-        centre = None
-        if rng.random() < 1 / 3 and classes.any():
-            centre = rng.choice(np.argwhere(classes))
-        for axis, want in enumerate(self.patch):
-            have = classes.shape[axis]
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        """Index of the case of every patch of the epoch."""
+        count, cases = len(self) * self.config.batch, len(self.cases)
+        if self.config.case_sampling == "each":
+            passes = [rng.permutation(cases) for _ in range(-(-count // cases))]
+            return np.concatenate(passes)[:count]
+        shares = rare_shares(self.cases) if self.config.case_sampling == "rare" else None
+        return rng.choice(cases, count, p=shares)
+
+    def _forced(self, place: int, rng: np.random.Generator) -> bool:
+        """Whether the patch at this place of the batch must hold foreground."""
+        share, batch = self.config.foreground_share, self.config.batch
+        if self.config.foreground_rule == "nnunet":
+            return place >= round(batch * (1 - share))
+        return rng.random() < share
+
+    def _crop(self, case: Prepared, forced: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A random piece, with a random foreground voxel in its inner part where that is forced."""
+        centre = self._centre(case, rng) if forced and len(case.foreground) else None
+        starts = []
+        for axis, want in enumerate(self.inner):
+            have = case.classes.shape[axis]
             if have < want:
-                before = (want - have) // 2
-                pad = [(0, 0)] * 4
-                pad[axis + 1] = (before, want - have - before)
-                image, classes = np.pad(image, pad), np.pad(classes, pad[1:])
+                starts.append(-((want - have) // 2))
                 continue
             start = int(rng.integers(0, have - want + 1))
             if centre is not None:
                 low, high = max(0, centre[axis] - want + 1), min(have - want, centre[axis])
                 start = int(rng.integers(low, high + 1))
-            image = image.take(range(start, start + want), axis + 1)
-            classes = classes.take(range(start, start + want), axis)
-        return image, classes
+            starts.append(start)
+        starts = [start - (n - m) // 2 for start, n, m in zip(starts, self.size, self.inner, strict=True)]
+        mode = "reflect" if self.config.valid else "constant"
+        return cut(case.image, starts, self.size, mode), cut(case.classes, starts, self.size, mode)
+
+    def _centre(self, case: Prepared, rng: np.random.Generator) -> tuple[int, ...]:
+        if self.config.foreground_classes == "class":
+            there = np.flatnonzero(case.counts[1:]) + 1
+            voxel = rng.choice(case.places(int(rng.choice(there))))
+        else:
+            voxel = rng.choice(case.foreground)
+        return tuple(int(n) for n in np.unravel_index(voxel, case.classes.shape))
+
+
+def cut(array: np.ndarray, starts: Sequence[int], size: Sequence[int], mode: str) -> np.ndarray:
+    """A piece (..., *size) of the last axes, which may reach over the border; ``mode`` of ``np.pad`` says what is there."""
+    have = array.shape[-len(size) :]
+    before = [max(-start, 0) for start in starts]
+    after = [max(start + n - m, 0) for start, n, m in zip(starts, size, have, strict=True)]
+    inner = [slice(max(start, 0), start + n) for start, n in zip(starts, size, strict=True)]
+    if not any(before) and not any(after):
+        return array[(..., *inner)]
+    if mode == "constant":  # the piece first: less to copy
+        array, inner = array[(..., *inner)], [slice(None)] * len(size)
+    else:
+        inner = [slice(start + b, start + b + n) for start, b, n in zip(starts, before, size, strict=True)]
+    rest = [(0, 0)] * (array.ndim - len(size))
+    return np.pad(array, [*rest, *zip(before, after, strict=True)], mode)[(..., *inner)]  # type: ignore[call-overload]
+
+
+def rare_shares(cases: Sequence[Prepared]) -> np.ndarray:
+    """How often each case is drawn: in proportion to one over the number of cases that have its rarest class."""
+    has = np.zeros((len(cases), max(len(case.counts) for case in cases)))
+    for row, case in zip(has, cases, strict=True):
+        row[: len(case.counts)] = case.counts > 0
+    rarity = np.divide(1.0, has.sum(0), out=np.zeros(has.shape[1]), where=has.sum(0) > 0)
+    rarity[0] = 1 / len(cases)
+    wanted = (has * rarity).max(1)
+    wanted = np.maximum(wanted, 1 / len(cases))
+    return wanted / wanted.sum()

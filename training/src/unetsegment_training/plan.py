@@ -10,7 +10,7 @@ from UNetSegmentLib.package import Manifest
 
 from .config import FitConfig
 from .dataset import Case, Dataset
-from .network import dynunet_arguments
+from .network import manifest_entry
 
 ORIENTATION = "RAS"
 PALETTE = ((230, 118, 84), (76, 158, 217), (120, 190, 120), (240, 200, 90), (170, 120, 200), (110, 200, 200))
@@ -25,6 +25,9 @@ def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -
     spacings = np.array([p["spacing"] for p in prints])
     sizes = np.array([p["size"] for p in prints], float)
     intensities = np.array([p["intensity"] for p in prints]).transpose(1, 0, 2)  # channel, case, statistic
+    spacing = np.median(spacings, axis=0)
+    order = _order(config, spacing, sizes)
+    axes = {"axes": order} if order != [0, 1, 2] else {}
     names = ("mean", "std", "p00_5", "p50", "p99_5")
     raw: dict[str, Any] = {
         "manifest_version": "1.0",
@@ -36,12 +39,9 @@ def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -
             {"name": name, "title": name, "modality": _modality(name), "normalization": {"method": "zscore"}}
             for name in dataset.channels
         ],
-        "preprocessing": {"orientation": ORIENTATION, "spacing": np.median(spacings, axis=0).round(4).tolist()},
-        "inference": {"patch_size": list(config.patch), "overlap": 0.5, "blending": "gaussian", "sigma_scale": 0.125},
-        "network": {
-            "name": "DynUNet",
-            "arguments": dynunet_arguments(len(dataset.channels), len(dataset.labels), config.filters),
-        },
+        "preprocessing": {"orientation": ORIENTATION} | axes | {"spacing": spacing[order].round(4).tolist()},
+        "inference": _window(config),
+        "network": manifest_entry(config, len(dataset.channels), len(dataset.labels)),
         "activation": "softmax",
         "labels": [
             {"value": value, "name": name, "color": list(PALETTE[(value - 1) % len(PALETTE)] if value else (0, 0, 0))}
@@ -59,6 +59,30 @@ def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -
         "files": {},
     }
     return Manifest.from_dict(raw)
+
+
+def _window(config: FitConfig) -> dict[str, Any]:
+    """Patches of the packed network. One that was trained without padding runs padded, its patches rounded up to 16;
+    they overlap by the margin that padding spoils."""
+    patch, overlap = list(config.patch), 0.5
+    if config.valid:
+        overlap = round(1 - min(a / p for a, p in zip(config.answer, config.patch, strict=True)), 4)
+        patch = [-(-n // 16) * 16 for n in patch]
+    return {
+        "patch_size": [1] * (config.dimensions == 2) + patch,
+        "overlap": min(overlap, 0.75),
+        "blending": "gaussian",
+        "sigma_scale": 0.125,
+    }
+
+
+def _order(config: FitConfig, spacing: np.ndarray, sizes: np.ndarray) -> list[int]:
+    """The axes of the network: for 2D networks the slice axis first, that of the widest spacing, then of the fewest voxels."""
+    if config.dimensions == 3:
+        return [0, 1, 2]
+    few = np.median(sizes, axis=0)
+    first = max(range(3), key=lambda axis: (round(float(spacing[axis]), 3), -few[axis]))
+    return [first, *(axis for axis in range(3) if axis != first)]
 
 
 def _fingerprint(case: Case) -> dict[str, Any]:
