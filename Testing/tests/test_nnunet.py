@@ -345,7 +345,6 @@ def bent(key, value):
 
 
 def refused_checkpoints():
-    torch = pytest.importorskip("torch")
     first = "encoder.stages.0.0.convs.0.conv.weight"
     value = weights()[first]
     return [

@@ -45,14 +45,14 @@ _OPAQUE_NAMES |= {
     f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")
 }
 _OPAQUE_NAMES |= {f"numpy.dtypes.{name}DType" for name in ("Float64", "Float32", "Float16", "Int64", "Int32", "Bool")}
-_OPAQUE_NAMES |= {f"torch.{name}" for name in _DTYPES}
+_OPAQUE_VALUES = {f"torch.{name}" for name in _DTYPES}
 _CALLED = {
     "collections.OrderedDict",
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_parameter",
     "torch.Size",
 }
-_ALLOWED = _OPAQUE_NAMES | _CALLED | {f"torch.{name}" for name in _STORAGES}
+_ALLOWED = _OPAQUE_NAMES | _OPAQUE_VALUES | _CALLED | {f"torch.{name}" for name in _STORAGES}
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES"}
@@ -275,10 +275,10 @@ class _Machine:
             if isinstance(key, str | int):  # hashing others (tuples in tuples ...) may be made costly; none is needed
                 table[key] = value
 
-    def named(self, name: str) -> _Global:
+    def named(self, name: str) -> Any:
         if name not in _ALLOWED:
             raise self.refused(f"it asks for '{name[:100]}', which no weights need")
-        return _Global(name)
+        return OPAQUE if name in _OPAQUE_VALUES else _Global(name)
 
     def call(self, what: Any, arguments: Any) -> Any:
         """What the calls that checkpoints hold would give; nothing is called."""
