@@ -205,6 +205,41 @@ class SceneTest(unittest.TestCase):
         nodes = (slicer.mrmlScene.GetNthNode(n) for n in range(slicer.mrmlScene.GetNumberOfNodes()))
         return {node.GetID() for node in nodes}
 
+    def test_replaced_segments_keep_what_the_user_gave_them(self):
+        node = add_volume()
+        grid = scene.world_volume(node).grid
+        result = scene.write_segmentation(LabelMap(corner_labels((4, 5, 6)), grid, LABELS), node, show_3d=True)
+        segmentation = result.GetSegmentation()
+        liver, lesion = (segmentation.GetNthSegmentID(n) for n in range(2))
+        segmentation.GetSegment(liver).SetColor(0.1, 0.2, 0.3)
+        segmentation.GetSegment(lesion).SetTag("Segmentation.Status", "completed")
+        kept = segment_array(result, "Lesion", node).copy()
+        other = np.full((4, 5, 6), 3, np.uint16)
+        other[1:3, 1:3, 1:3] = 300
+        scene.write_segmentation(LabelMap(other, grid, LABELS), node, result)
+        self.assertEqual([segmentation.GetNthSegmentID(n) for n in range(2)], [liver, lesion])
+        np.testing.assert_allclose(segmentation.GetSegment(liver).GetColor(), (0.1, 0.2, 0.3))
+        np.testing.assert_array_equal(segment_array(result, "Liver", node), other == 3)
+        np.testing.assert_array_equal(segment_array(result, "Lesion", node), kept)  # completed: left alone
+        surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+        self.assertIsNotNone(segmentation.GetSegment(liver).GetRepresentation(surface))  # made again, as it was shown
+
+    def test_replaced_segments_leave_nothing_in_a_layer_that_others_use(self):
+        node = add_volume()
+        grid = scene.world_volume(node).grid
+        result = scene.write_segmentation(LabelMap(corner_labels((4, 5, 6)), grid, LABELS), node)
+        segmentation = result.GetSegmentation()
+        lesion = segmentation.GetSegment(segmentation.GetNthSegmentID(1))
+        binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+        old = lesion.GetRepresentation(binary)
+        only_liver = LabelMap(np.full((4, 5, 6), 3, np.uint16), grid, LABELS[:2])
+        scene.write_segmentation(only_liver, node, result)
+        self.assertIs(lesion.GetRepresentation(binary), old)
+        self.assertEqual(old.GetScalarRange(), (0.0, float(lesion.GetLabelValue())))
+        values = {int(old.GetPointData().GetScalars().GetValue(n)) for n in range(old.GetNumberOfPoints())}
+        self.assertEqual(values, {0, lesion.GetLabelValue()})
+        np.testing.assert_array_equal(segment_array(result, "Lesion", node), corner_labels((4, 5, 6)) == 300)
+
     def test_a_failure_halfway_leaves_the_scene_as_it_was(self):
         node = add_volume()
         grid = scene.world_volume(node).grid
@@ -216,7 +251,7 @@ class SceneTest(unittest.TestCase):
             calls.append(arguments)
             if len(calls) % 2 == 0:
                 raise RuntimeError("out of memory")
-            put(*arguments)
+            return put(*arguments)
 
         scene.write._put = fails_second
         self.addCleanup(setattr, scene.write, "_put", put)

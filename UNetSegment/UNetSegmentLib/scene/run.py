@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError, UNetSegmentError
 from ..labels import Label
 from ..package import Package
@@ -14,7 +16,7 @@ from ..volume import LabelMap
 from ..worker import Worker
 from ..worker.client import Outcome
 from .read import world_volume
-from .write import check_target, write_segmentation
+from .write import check_target, new_layer, write_segmentation
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,17 @@ class Run:
         segments = model.manifest.segments
         numbering = {0: 0} | {label.value: index + 1 for index, label in enumerate(segments)}
         self._grid = volumes[0].grid
+        self._layer, voxels = new_layer(self._nodes[0], len(segments))
+
+        def fill(array: np.ndarray) -> None:
+            np.copyto(voxels, array.T)
+
         self._job = worker.predict(
             str(model.root),
             volumes,
             numbering,
             options,
+            on_answer=fill,
             on_progress=on_progress,
             on_done=self._write,
             on_error=self._fail,
@@ -99,7 +107,7 @@ class Run:
             name = f"{self._nodes[0].GetName()} {manifest.title}"
             labels = LabelMap(outcome.array, self._grid, manifest.labels)
             node = write_segmentation(
-                labels, self._nodes[0], self._target, name, outcome.provenance, self._show_3d, numbered=True
+                labels, self._nodes[0], self._target, name, outcome.provenance, self._show_3d, self._layer
             )
         except UNetSegmentError as error:
             self._fail(error)

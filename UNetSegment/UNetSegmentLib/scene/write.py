@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk
+from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import OutputError
 from ..labels import Label
@@ -25,13 +25,13 @@ def write_segmentation(
     name: str = "",
     provenance: Mapping[str, str] | None = None,
     show_3d: bool = False,
-    numbered: bool = False,
+    layer: Any = None,
 ) -> Any:
     """Put a result into the scene.
 
     All segments of the result share one labelmap layer in the reference volume's own frame, and the node takes the
-    volume's parent transform. In a node that exists, segments that this result names again are replaced and keep
-    their ID; every other segment stays as it is.
+    volume's parent transform. In a node that exists, segments that this result names again get its voxels and keep
+    their ID, colour and place; those marked as completed, and every other segment, stay as they are.
 
     Args:
         labels: On the voxels of ``reference``.
@@ -40,7 +40,8 @@ def write_segmentation(
         name: Of a new node.
         provenance: Kept as node attributes ``UNetSegment.<key>``.
         show_3d: Also make the surfaces.
-        numbered: The array of ``labels`` holds 1, 2, ... in the order of its segments instead of their values.
+        layer: From :func:`new_layer`, filled with 1, 2, ... in the order of the segments of ``labels``, whose array is
+            not looked at then.
 
     Returns:
         The segmentation node.
@@ -50,36 +51,42 @@ def write_segmentation(
     """
     scene = reference.GetScene()
     check_target(node, reference)
-    layer = _layer(labels, reference, numbered)
+    if layer is None:
+        layer, voxels = new_layer(reference, len(labels.segments))
+        table = np.zeros(65536, voxels.dtype)
+        table[[label.value for label in labels.segments]] = np.arange(1, len(labels.segments) + 1)
+        np.take(table, labels.array.T, out=voxels)
     created = node is None
     if created:
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name or reference.GetName()))
         node.CreateDefaultDisplayNodes()
-    before = slicer.vtkSegmentation()
-    before.DeepCopy(node.GetSegmentation())
+    segmentation = node.GetSegmentation()
+    surfaces = segmentation.ContainsRepresentation(_surface())
+    undo: list[Callable[[], None]] = []
     modified = node.StartModify()
     try:
-        if before.GetNumberOfSegments() == 0:
+        if segmentation.GetNumberOfSegments() == 0:
             node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
             node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
         elif node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is None:
             node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-        for index, label in enumerate(labels.segments):
-            _put(node.GetSegmentation(), label, layer, index + 1)
+        left = [_put(segmentation, label, layer, n, undo) for n, label in enumerate(labels.segments, start=1)]
         for key, text in (provenance or {}).items():
             node.SetAttribute(ATTRIBUTE + key, text)
     except Exception:
+        for step in reversed(undo):
+            step()
         if created:
             scene.RemoveNode(node.GetDisplayNode())
             scene.RemoveNode(node)
-        else:
-            node.GetSegmentation().DeepCopy(before)
         raise
     finally:
         node.EndModify(modified)
+    _clear_left(segmentation, [entry for entry in left if entry is not None])
     _place_beside(node, reference, scene, created)
-    if show_3d:
+    if show_3d or surfaces:
         node.CreateClosedSurfaceRepresentation()
+    if show_3d:
         node.GetDisplayNode().SetVisibility3D(True)
     return node
 
@@ -97,39 +104,57 @@ def check_target(node: Any, reference: Any) -> None:
             f"Segmentation '{node.GetName()}' is under another transform than volume '{reference.GetName()}'; "
             "choose a new segmentation, or put both under the same transform."
         )
-    binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    if node.GetSegmentation().GetSourceRepresentationName() != binary:
+    if node.GetSegmentation().GetSourceRepresentationName() != _binary():
         raise OutputError(
             f"Segmentation '{node.GetName()}' is stored as surfaces, not as labelmaps; choose a new segmentation, "
             "or make binary labelmap its source representation in the Segmentations module."
         )
 
 
-def _layer(labels: LabelMap, reference: Any, numbered: bool) -> Any:
-    """One vtkOrientedImageData in the reference volume's own frame; the n-th segment has the voxel value n + 1.
+def new_layer(reference: Any, segments: int) -> tuple[Any, np.ndarray]:
+    """An empty labelmap layer in the reference volume's own frame, and its voxels to fill, (k, j, i).
 
-    Model values may exceed what Slicer's labelmaps hold, so they are numbered anew; names went by value before.
+    The n-th segment is to have the voxel value n. Model values may exceed what Slicer's labelmaps hold, so they are
+    numbered anew. The voxels may be filled in another thread, before the layer is written.
     """
-    voxels = labels.array.T
-    if not numbered:
-        segments = labels.segments
-        table = np.zeros(65536, np.uint8 if len(segments) < 256 else np.int16)
-        table[[label.value for label in segments]] = np.arange(1, len(segments) + 1)
-        voxels = table[voxels]
-    scalars = numpy_to_vtk(voxels.reshape(-1), deep=True)
-    scalars.SetName("ImageScalars")
     image = slicer.vtkOrientedImageData()
-    image.SetDimensions(labels.array.shape)
-    image.GetPointData().SetScalars(scalars)
+    image.SetDimensions(reference.GetImageData().GetDimensions())
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR if segments < 256 else vtk.VTK_SHORT, 1)
+    image.GetPointData().GetScalars().SetName("ImageScalars")
     matrix = vtk.vtkMatrix4x4()
     reference.GetIJKToRASMatrix(matrix)
     image.SetGeometryFromImageToWorldMatrix(matrix)
-    return image
+    voxels = vtk_to_numpy(image.GetPointData().GetScalars())
+    return image, voxels.reshape(image.GetDimensions()[::-1])
 
 
-def _put(segmentation: Any, label: Label, layer: Any, voxel_value: int) -> None:
-    """Add one segment that reads ``voxel_value`` of the layer, in the place of the one it replaces."""
-    binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+def _put(
+    segmentation: Any, label: Label, layer: Any, voxel_value: int, undo: list[Callable[[], None]]
+) -> tuple[Any, int] | None:
+    """Let a segment read ``voxel_value`` of the layer: the one of this name, or a new one.
+
+    Removing and adding segments would copy and search whole layers, a second each for a large volume.
+
+    Returns:
+        The layer and value that a segment had before, or None.
+    """
+    segment_id = _find(segmentation, label.name)
+    if segment_id is not None:
+        segment = segmentation.GetSegment(segment_id)
+        if _is_completed(segment):
+            return None
+        before = segment.GetRepresentation(_binary()), segment.GetLabelValue()
+
+        def restore() -> None:
+            segment.SetLabelValue(before[1])
+            segment.AddRepresentation(_binary(), before[0])
+
+        undo.append(restore)
+        segment.RemoveRepresentation(_surface())
+        segment.SetTag(LABEL_TAG, str(label.value))
+        segment.SetLabelValue(voxel_value)
+        segment.AddRepresentation(_binary(), layer)
+        return before
     segment = slicer.vtkSegment()
     segment.SetName(label.name)
     segment.SetNameAutoGenerated(False)
@@ -139,16 +164,38 @@ def _put(segmentation: Any, label: Label, layer: Any, voxel_value: int) -> None:
     if label.terminology is not None:
         segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), label.terminology.serialized())
     segment.SetLabelValue(voxel_value)
-    segment.AddRepresentation(binary, layer)
+    segment.AddRepresentation(_binary(), layer)
+    new_id = segmentation.GenerateUniqueSegmentID(f"Segment_{label.value}")
+    segmentation.AddSegment(segment, new_id)
+    undo.append(lambda: segmentation.RemoveSegment(new_id))
+    return None
 
-    old = _find(segmentation, label.name)
-    if old is None:
-        segmentation.AddSegment(segment, segmentation.GenerateUniqueSegmentID(f"Segment_{label.value}"))
-        return
-    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-    following = ids[ids.index(old) + 1] if old != ids[-1] else ""
-    segmentation.RemoveSegment(old)
-    segmentation.AddSegment(segment, old, following)
+
+def _clear_left(segmentation: Any, left: list[tuple[Any, int]]) -> None:
+    """Remove the voxels that replaced segments left in layers which other segments still use."""
+    used = [segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments())]
+    for layer in {id(layer): layer for layer, _ in left if layer is not None}.values():
+        if layer.GetPointData().GetScalars() is None or all(s.GetRepresentation(_binary()) is not layer for s in used):
+            continue
+        voxels = vtk_to_numpy(layer.GetPointData().GetScalars())
+        voxels[np.isin(voxels, [value for other, value in left if other is layer])] = 0
+        layer.GetPointData().GetScalars().Modified()
+        layer.Modified()
+
+
+def _is_completed(segment: Any) -> bool:
+    """Whether the user marked a segment as completed."""
+    text = vtk.reference("")
+    found = segment.GetTag("Segmentation.Status", text)
+    return bool(found) and str(text) == "completed"
+
+
+def _binary() -> str:
+    return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+
+
+def _surface() -> str:
+    return slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
 
 def _find(segmentation: Any, name: str) -> str | None:

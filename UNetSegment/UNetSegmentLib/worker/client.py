@@ -59,6 +59,7 @@ class Job:
     on_error: Callable[[UNetSegmentError], None] | None = None
     on_progress: Callable[[Progress, float | None], None] | None = None
     on_slab: Callable[[tuple[slice, slice, slice], np.ndarray], None] | None = None
+    on_answer: Callable[[np.ndarray], None] | None = None
     finished: bool = False
     result: Any = None
     error: UNetSegmentError | None = None
@@ -155,7 +156,8 @@ class Worker:
             numbering: Number to write for each label value of the model.
             options: Those of :class:`predict.Predictor` and its ``predict`` that can be JSON.
             callbacks: ``on_done(Outcome)``, ``on_error(UNetSegmentError)``, ``on_progress(Progress, seconds_left)``,
-                ``on_slab(box, array)`` with the result's array, final inside of the box.
+                ``on_slab(box, array)`` with the result's array, final inside of the box; and ``on_answer(array)``,
+                which alone is called in a thread of the client's, before ``on_done``: the place to copy the result.
 
         Raises:
             WorkerError: The process cannot be started.
@@ -268,10 +270,25 @@ class Worker:
         buffered = os.fdopen(os.dup(stream.fileno()), "rb")
         for line in iter(lambda: buffered.readline(protocol.LONGEST + 2), b""):
             try:
-                self._events.put((process, "message", protocol.decode(line)))
+                message = protocol.decode(line)
             except ValueError:
                 self._events.put((process, "garbage", None))
+                continue
+            if "result" in message and (job := self._jobs.get(message.get("id"))) is not None:  # type: ignore[arg-type]
+                self._answered(process, job)
+            self._events.put((process, "message", message))
         buffered.close()
+
+    def _answered(self, process: Any, job: Job) -> None:
+        """In the reading thread: let the caller copy the result."""
+        held = job._shared[-1:]  # the main thread may let go of them meanwhile
+        if job.on_answer is None or not held:
+            return
+        try:
+            job.on_answer(held[0].array.T)
+        except Exception as error:
+            words = f"The result could not be taken over ({type(error).__name__}: {error})."
+            self._events.put((process, "failed", (job.number, WorkerError(words))))
 
     def _read_log(self, process: Any, stream: Any) -> None:
         for line in os.fdopen(os.dup(stream.fileno()), "r", encoding="utf-8", errors="replace"):
