@@ -81,7 +81,7 @@ def _case(name: str, options: Options, out: Path) -> bool:
 
 def _command() -> str:
     """The command line, with the interpreter of nnU-Net and folders of this machine left out."""
-    hidden = {"--nnunet-python": "PYTHON", "--data": "SHARED", "--scratch": "FOLDER"}
+    hidden = {"--nnunet-python": "PYTHON", "--data": "SHARED", "--scratch": "FOLDER", "--out": "DOCS"}
     words = ["python", "-m", "benchmarks"]
     for before, word in zip(["", *sys.argv[1:]], sys.argv[1:], strict=False):
         flag, _, value = word.partition("=")

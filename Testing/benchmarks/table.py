@@ -22,10 +22,10 @@ make bench
 (`cd Testing && python -m benchmarks --help` has the choices; each case is kept in `docs/benchmarks/*.json`, and this page is assembled from
 them.) **CPU s** are processor seconds of the process and its children and come first, as other work shares these machines; **wall** is
 elapsed seconds. **Cold** is a fresh process from its start through imports, loading and the first image; **first use** is the same before
-anything was converted, compiled or cached. **Warm** is the mean over the images, of each the least of its warm runs. **Network** is the time within the network (mirrored
-passes included), **rest** all else of a warm prediction. **Ceiling**: matrix products in the same precision, the best of several sizes in
-PyTorch and OpenVINO, just before the case; floating point operations are counted from the convolutions. **Memory** is resident memory of the process tree, looked at from outside every
-20 ms: the peak, and what of it came after loading; the peak of the main process is the kernel's own count (`ru_maxrss`)."""
+anything was converted, compiled or cached. **Warm** is the mean over the images, of each the least of its warm runs.
+**Network** is the time within the network (mirrored passes included), **rest** all else of a warm prediction. **Ceiling**: matrix products
+in the same precision, the best of several sizes in PyTorch and OpenVINO, just before the case; floating point operations are counted from
+the convolutions. **Memory** is resident memory of the process tree, looked at from outside every 20 ms: the peak, and what of it came after loading; the kernel's peak is its own count for the main process."""
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -147,6 +147,9 @@ def _case(record: Record) -> list[str]:
     rows = record.get("rows", [])
     if any("warm_cpu" in row for row in rows):
         parts.append(_predictions(record, rows))
+        once = [row["contender"] for row in rows if row.get("runs") == 0]
+        if once:
+            parts.append(f"Without a warm run, so that figures of the cold prediction stand in: {'; '.join(once)}.")
     if record.get("table"):
         parts.append(grid(record["table"]["head"], record["table"]["rows"]))
     failed = [f"- {row['contender']}: {row['error']}" for row in rows if "error" in row]
@@ -175,7 +178,7 @@ def _predictions(record: Record, rows: Sequence[Record]) -> str:
         "first use s",
         "peak GiB",
         "of it after loading MiB",
-        "peak of the main process GiB",
+        "kernel's peak GiB",
     ]
     on_gpu = any(row.get("gpu_peak") for row in rows)
     head += ["GPU MiB"] if on_gpu else []

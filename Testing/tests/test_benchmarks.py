@@ -65,8 +65,10 @@ def session(tmp_path):
 
 
 def test_memory_is_seen_from_outside(session):
-    held = session.call("hold", mib=200, seconds=0.2).stages["hold"]
+    answer = session.call("hold", mib=200, seconds=0.2)
+    held = answer.stages["hold"]
     assert held.extra == pytest.approx(200 * MIB, rel=0.05)
+    assert answer.peak == pytest.approx(held.rss_peak, rel=0.05)
     after = session.call("hold", mib=50, seconds=0.2).stages["hold"]
     assert after.extra == pytest.approx(50 * MIB, rel=0.1) and after.rss_peak < held.rss_peak
 
