@@ -177,7 +177,13 @@ class Predictor:
             array = array[np.ix_(*(lerp.lower for lerp in image.lerps))]
             on_rows(0, len(array), array)
         else:
+            try:
             array = export(slabs, image.lerps, self._decision, on_rows, self.place.threads)
+        except MemoryError:
+            raise BackendError(
+                f"There is not enough memory for {len(self._decision.order)} outputs on an image of this size; "
+                "choose a region of interest, or crop the volume first."
+            ) from None
         tell("finish", 0.96, "Finishing the labels")
         if box is not None:
             array = _inside(array, box)

@@ -128,8 +128,8 @@ class _Sums:
         if self.total is None:
             return np.broadcast_to(background[:, None, None, None], shape).copy()
         norm = self.norm[(row, *inner)]
-        empty = norm == 0
-        uncovered = self.of.wanted is not None and bool(empty.any())
+        empty = norm == 0 if self.of.wanted is not None else None
+        uncovered = empty is not None and bool(empty.any())
         mean = self.total[(slice(None), row, *inner)] / (norm + empty if uncovered else norm)
         if head is not None:
             weight, bias = _like(mean, head.weight), _like(mean, head.bias)
