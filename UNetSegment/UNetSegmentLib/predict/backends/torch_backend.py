@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import BackendError, PackageError
 from ...package import NETWORKS, Manifest, Package
+from ...package.tensors import read_tensors
 from ..stitch import Head
 
 
@@ -120,13 +121,8 @@ def read_weights(package: Package, fold: int = 0) -> dict[str, Any]:
 
     name = package.manifest.name
     if (role := package.role("safetensors", fold)) is not None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        try:
-            return load(package.verified_bytes(role))
-        except SafetensorError as error:
-            raise PackageError(f"Model '{name}': its safetensors file cannot be read ({error}).") from None
+        tensors = read_tensors(package.verified_bytes(role), f"Model '{name}': its safetensors file cannot be read: it")
+        return {key: torch.from_numpy(array.copy()) for key, array in tensors.items()}  # torch wants to write to them
     content = package.verified_bytes(package.role("torch", fold) or "torch")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
