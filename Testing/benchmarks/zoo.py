@@ -52,7 +52,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--size", type=float, default=1.0, help="scale the images' size, to save time")
     parser.add_argument("--bar", type=float, default=0.999, help="lowest share of equal voxels")
-    parser.add_argument("--out", type=Path, help="write the results as JSON lines")
+    parser.add_argument("--out", type=Path, help="add the results to this file, as JSON lines")
+    parser.add_argument("--table", action="store_true", help="at the end, print what --out holds as a Markdown table")
     chosen = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -67,14 +68,32 @@ def main() -> int:
                 row = compare(folder, Path(scratch), chosen)
             except Exception:  # one broken bundle must not hide the others
                 row = {"result": "error", "why": traceback.format_exc(limit=-4)}
-        row = {"bundle": folder.name, **row}
+        row = {"bundle": folder.name, "config": chosen.config, **row}
         failed |= row["result"] == "error" or row.get("equal", 1.0) < chosen.bar
         line = json.dumps(row)
         print(line, flush=True)
         if chosen.out:
             with chosen.out.open("a", encoding="utf-8") as sink:
                 sink.write(line + "\n")
+    if chosen.table and chosen.out:
+        print(_table([json.loads(line) for line in chosen.out.read_text("utf-8").splitlines()]))
     return int(failed)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: of each bundle and configuration the last result, those that run first."""
+    last = {(row["bundle"], row.get("config", "")): row for row in rows}
+    lines = ["| bundle | equal voxels | lowest Dice | labels | voxels |", "|---|---|---|---|---|"]
+    for row in sorted(last.values(), key=lambda row: row["bundle"].lower()):
+        if row["result"] == "runs":
+            name = row["bundle"] + (f" ({row['config']})" if row["config"] != "inference" else "")
+            size = " x ".join(map(str, row["shape"]))
+            lines.append(f"| {name} | {row['equal']:.6f} | {row['min_dice']:.5f} | {row['labels']} | {size} |")
+    lines += ["", "| bundle | refused because |", "|---|---|"]
+    for row in sorted(last.values(), key=lambda row: row["bundle"].lower()):
+        if row["result"] != "runs":
+            lines.append(f"| {row['bundle']} | {row['why'].replace('|', '/')} |")
+    return "\n".join(lines)
 
 
 def compare(folder: Path, scratch: Path, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -137,8 +156,9 @@ def compare(folder: Path, scratch: Path, chosen: argparse.Namespace) -> dict[str
 
 
 def _is_segmentation(folder: Path) -> bool:
-    raw = (folder / "configs" / "metadata.json").read_text("utf-8")
-    return "segment" in f"{folder.name} {json.loads(raw).get('task', '')}".lower()
+    raw = json.loads((folder / "configs" / "metadata.json").read_text("utf-8"))
+    answer = raw.get("network_data_format", {}).get("outputs", {}).get("pred", {})
+    return "segment" in f"{folder.name} {raw.get('task', '')} {answer.get('format', '')}".lower()
 
 
 @contextlib.contextmanager
