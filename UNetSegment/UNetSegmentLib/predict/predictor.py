@@ -6,7 +6,7 @@ import io
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -27,6 +27,7 @@ from .modes import Configuration
 from .postprocess import postprocess
 from .preprocess import NetworkImage, preprocess
 from .probabilities import Collector, Probabilities
+from .sanity import InputWarning
 from .stitch import Head, Stitcher
 from .tiles import Tiling, weights
 
@@ -103,6 +104,7 @@ class Predictor:
         skip_background: bool = False,
         crop_to_body: bool = False,
         probabilities: str | None = None,
+        warnings: Sequence[InputWarning] = (),
     ) -> Prediction:
         """Segment one volume.
 
@@ -116,6 +118,7 @@ class Predictor:
             skip_background: Leave out patches that show nothing but air.
             crop_to_body: Cut the image to what is not air first; patches then lie elsewhere than in a whole run.
             probabilities: ``uint8`` or ``float16`` to get the network's probabilities as well.
+            warnings: Those of :func:`sanity.check` that the user was shown, for the provenance.
 
         Raises:
             Cancelled: ``cancel`` said so.
@@ -171,14 +174,9 @@ class Predictor:
                 on_slab(_slab(image, start, stop, rows, box, volume.grid.shape))
 
         steps = manifest.postprocessing
-        if early := [step for step in steps if step.get("grid") == "network"]:  # labels, brought back to nearest voxels
-            plain = tuple(Lerp.identity(n) for n in image.grid.shape)
-            array = postprocess(export(slabs, plain, self._decision, None, self.place.threads), early)
-            array = array[np.ix_(*(lerp.lower for lerp in image.lerps))]
-            on_rows(0, len(array), array)
-        else:
-            try:
-            array = export(slabs, image.lerps, self._decision, on_rows, self.place.threads)
+        early = [step for step in steps if step.get("grid") == "network"]
+        try:
+            array = self._labels(slabs, image, early, on_rows)
         except MemoryError:
             raise BackendError(
                 f"There is not enough memory for {len(self._decision.order)} outputs on an image of this size; "
@@ -196,8 +194,27 @@ class Predictor:
             self.notes + ladder.notes + ([f"{tiling.count - count} of {tiling.count} patches skipped"] if asked else [])
         )
         provenance = self._provenance({"patches": count, **asked}, notes, seconds)
+        if warnings:
+            provenance["warnings"] = json.dumps([warning.to_dict() for warning in warnings], ensure_ascii=False)
         kept = collector.result(image.grid, manifest.outputs) if collector is not None else None
         return Prediction(LabelMap(array, volume.grid, manifest.labels, provenance), provenance, kept)
+
+    def _labels(
+        self,
+        slabs: Iterable[tuple[int, Any]],
+        image: NetworkImage,
+        early: list[dict[str, Any]],
+        on_rows: Callable[[int, int, np.ndarray], None],
+    ) -> np.ndarray:
+        """Labels on ``image.source``; with steps to do ``early``, labels of the network's grid, to the nearest voxels."""
+        threads = self.place.threads
+        if not early:
+            return export(slabs, image.lerps, self._decision, on_rows, threads)
+        plain = tuple(Lerp.identity(n) for n in image.grid.shape)
+        array = postprocess(export(slabs, plain, self._decision, None, threads), early)
+        array = array[np.ix_(*(np.where(w.weight > 0.5, w.upper, w.lower) for w in image.lerps))]
+        on_rows(0, len(array), array)
+        return array
 
     def description(self) -> dict[str, str]:
         """What a prediction would run on: mode, backend, device, precision, and the Dice proven on this computer."""

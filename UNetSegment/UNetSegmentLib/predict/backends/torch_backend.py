@@ -73,17 +73,39 @@ def load_network(package: Package, fold: int = 0) -> Any:
     """A package's network with its weights, float32, in evaluation mode, on the processor.
 
     Raises:
-        PackageError: The weights are damaged, hold code, or do not fit the network.
+        PackageError: The weights are damaged, hold code, are not finite, or do not fit the network.
     """
+    state = read_weights(package, fold)
+    for key, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise PackageError(f"Model '{package.manifest.name}' is refused: its weight '{key}' is not finite.")
+    _check_shapes(package.manifest, state)
     network = build_network(package.manifest)
     try:
-        network.load_state_dict(read_weights(package, fold))
+        network.load_state_dict(state)
     except RuntimeError as error:
         raise PackageError(
             f"Model '{package.manifest.name}': its weights do not fit its network "
             f"({str(error).strip().splitlines()[-1].strip()})."
         ) from None
     return network.float().eval()
+
+
+def _check_shapes(manifest: Manifest, state: dict[str, Any]) -> None:
+    """Refuse weights of other shapes before the network takes memory: its arguments could ask for any amount of it."""
+    import torch
+
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            wanted = {key: tuple(value.shape) for key, value in build_network(manifest).state_dict().items()}
+    except PackageError:  # SwinUNETR computes while it is built; what is really wrong comes up when it is
+        return
+    for key, shape in wanted.items():
+        found = tuple(state[key].shape) if key in state else "missing"
+        if found != shape:
+            raise PackageError(
+                f"Model '{manifest.name}': its weights do not fit its network ('{key}' is {found} instead of {shape})."
+            )
 
 
 def build_network(manifest: Manifest) -> Any:
