@@ -21,7 +21,7 @@ class Options:
         device: ``cpu`` or ``cuda``.
         scratch: Folder for inputs, results, logs and caches.
         count: Images of the cases with many.
-        repeats: Warm runs of each contender on each image; small images get three times as many.
+        repeats: Warm runs of each contender on each image.
         width: Share of the full network's channels (1 is nnU-Net's 32 to 320).
         patch: Edge of the patch in voxels, of the cases that make their network.
         crop: Edge in voxels at 3 mm of the part of the CT that is used, 0 for all of it.

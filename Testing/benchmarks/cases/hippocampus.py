@@ -26,7 +26,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         ours("fast", model.root, options, mode="fast"),
         ours("auto", model.root, options, mode="auto"),
     ]
-    runs = race(contenders, images, options, folder, 3 * options.repeats)
+    runs = race(contenders, images, options, folder)
     by_name = {one.contender.name: one for one in runs}
     rows = [one.row() for one in runs]
     found = agreements([(f"ours, {mode}", "MONAI, stock bundle") for mode in ("parity", "fast", "auto")], by_name)

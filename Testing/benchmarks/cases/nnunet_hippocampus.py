@@ -32,7 +32,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         nnunet("in memory, mirrored", model, options, mirror=True),
         ours("auto", model, options, mode="auto"),
     ]
-    runs = race(contenders, images, options, folder, 3 * options.repeats)
+    runs = race(contenders, images, options, folder)
     by_name = {one.contender.name: one for one in runs}
     rows = [one.row() for one in runs]
     pairs = [
