@@ -153,7 +153,8 @@ def main() -> None:
                 image = prepare(case, manifest)
                 with torch.inference_mode():
                     mask = segment(network, image.image, manifest, config)[0].astype(bool)
-                cells = truth[case.name].T  # the files' first axis is x
+                cells = truth[case.name].T[::-1, ::-1]  # the files' first axis is x, and RAS turns both
+                assert np.array_equal(ridged(cells), image.classes[0])
                 counts.append(score(mask, cells))
                 pictures.setdefault(case.name, {"image": image.image[0, 0], "cells": cells})[f"{name} {seed}"] = mask
             total = {key: sum(one[key] for one in counts) for key in counts[0]}

@@ -71,9 +71,7 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
     flat = raw["network"].get("dimensions", 3) == 2
     if not flat and axes != [0, 1, 2]:
         raise DatasetError("A MONAI bundle is written for the network's axes in their own order only.")
-    methods = {channel["normalization"]["method"] for channel in raw["channels"]}
-    if methods != {"zscore"}:
-        raise DatasetError(f"A MONAI bundle is written for zscore normalisation only, not for {', '.join(methods)}.")
+    scale = _normalization([channel["normalization"] for channel in raw["channels"]])
     return {
         "imports": ["$import glob"],
         "bundle_root": ".",
@@ -89,11 +87,11 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
                 {"_target_": "LoadImaged", "keys": "image"},
                 {"_target_": "EnsureChannelFirstd", "keys": "image"},
                 {"_target_": "Orientationd", "keys": "image", "axcodes": raw["preprocessing"]["orientation"]},
-                {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True},
+                *scale,
                 {
                     "_target_": "Spacingd",
                     "keys": "image",
-                    "pixdim": [raw["preprocessing"]["spacing"][axes.index(axis)] for axis in range(3)],
+                    "pixdim": [raw["preprocessing"]["spacing"][axes.index(a)] or -1 for a in range(3)],
                     "mode": "bilinear",
                 },
                 {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
@@ -161,6 +159,30 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
         "initialize": [],
         "run": ["$@evaluator.run()"],
     }
+
+
+def _normalization(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """MONAI's transforms for one kind of normalisation; its transforms know channels only as a whole."""
+    first = rules[0]
+    if any(rule != first for rule in rules[1:]):
+        raise DatasetError("A MONAI bundle is written for channels of one normalisation only.")
+    method, mask = first["method"], first.get("mask", "all")
+    if method == "none":
+        return []
+    if method == "zscore" and mask in ("all", "nonzero"):
+        rule = {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True}
+        return [rule | ({"nonzero": True} if mask == "nonzero" else {})]
+    rule = {"_target_": "ScaleIntensityRanged", "keys": "image"}
+    if method == "clip_zscore":
+        (low, high), mean, std = first["clip"], first["mean"], first["std"]
+        ends = {"b_min": (low - mean) / std, "b_max": (high - mean) / std}
+        return [rule | {"a_min": low, "a_max": high, **ends, "clip": True}]
+    if method == "range" and not first.get("clamp"):
+        low, high = first["window"]
+        return [rule | {"a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0}]
+    if method == "minmax" and "clip" not in first:
+        return [{"_target_": "ScaleIntensityd", "keys": "image", "channel_wise": True}]
+    raise DatasetError(f"A MONAI bundle cannot be written for the normalisation {method}.")
 
 
 def _value_mapping(raw: dict[str, Any]) -> list[dict[str, Any]]:

@@ -33,6 +33,8 @@ def fit(
     dataset: Folder,
     run: Run,
     config: Annotated[Optional[Path], typer.Option(help="TOML file of settings; options here win over it")] = None,
+    plan: Annotated[Optional[Path], typer.Option(help="plan.json; settings that it decides lose to --config")] = None,
+    configuration: Annotated[Optional[str], typer.Option(help="which of the plan: 3d_fullres, 2d, ...")] = None,
     set_: Annotated[
         Optional[list[str]], typer.Option("--set", help="any setting as key=value; see 'unetsegment-train settings'")
     ] = None,
@@ -53,6 +55,7 @@ def fit(
     from .config import FitConfig, parse_setting
     from .dataset import read_dataset
     from .fit import fit as run_fit
+    from .plan_file import Plan
 
     options: dict[str, Any] = {
         "fold": fold, "epochs": epochs, "network": network, "filters": filters and _numbers(filters),
@@ -60,7 +63,8 @@ def fit(
         "validate_every": validate_every, "seed": seed,
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
-    settings = FitConfig.read(config, dict(map(parse_setting, set_ or ())) | options)
+    planned = FitConfig.of_plan(Plan.load(plan), configuration) if plan is not None else {}
+    settings = FitConfig.read(config, dict(map(parse_setting, set_ or ())) | options, **planned)
     data, problems = read_dataset(dataset, skip_bad)
     for problem in problems:
         Console(stderr=True).print(f"left out: {problem}", style="yellow", highlight=False)

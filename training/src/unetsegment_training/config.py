@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .dataset import DatasetError
 from .network import NAMES, check_patch, valid_size
+from .plan_file import Normalization, Plan
 from .safely import replace_text
 
 if sys.version_info >= (3, 11):
@@ -71,6 +72,23 @@ class FitConfig(BaseModel):
     kernels: tuple[tuple[Count, ...], ...] | None = _option(
         "Network", None, "Kernel of each stage per axis (`dynunet`, `residual`); by default 3."
     )
+    spacing: tuple[NotNegative, NotNegative, NotNegative] | None = _option(
+        "Network",
+        None,
+        "Voxel size in mm along right, anterior, superior that images and labels are brought to; 0 keeps an image's own; "
+        "by default the median of the training cases.",
+    )
+    slice_axis: Literal["i", "j", "k"] | None = _option(
+        "Network",
+        None,
+        "In 2D, the axis across the slices: right, anterior or superior; by default the widest spacing's.",
+    )
+    normalization: tuple[Normalization, ...] = _option(
+        "Network",
+        (),
+        "A table per channel: `channel`, `method` (`zscore`, `ct`, `nonorm`, `rescale_to_0_1`, `rgb_to_0_1`), for `zscore` "
+        "`nonzero_only`, for `ct` `low`, `high`, `mean`, `std`; by default zscore.",
+    )
     norm: Literal["instance", "batch", "none"] = _option("Network", "instance", "Normalisation after convolutions.")
     dropout: Annotated[float, Field(ge=0, lt=1)] = _option("Network", 0.0, "Share of features dropped in training.")
     init: Literal["default", "he", "xavier"] = _option(
@@ -87,6 +105,9 @@ class FitConfig(BaseModel):
 
     loss: Literal["bce", "ce", "dice", "dice_ce", "dice_focal", "tversky", "border_ce"] = _option(
         "Loss", "dice_ce", "What is made small; see the table below."
+    )
+    batch_dice: bool = _option(
+        "Loss", True, "Take Dice over the batch as if it were one image, instead of patch by patch."
     )
     class_weights: Literal["balanced"] | tuple[NotNegative, ...] = _option(
         "Loss",
@@ -200,6 +221,25 @@ class FitConfig(BaseModel):
             except ValueError as error:
                 raise DatasetError(f"The configuration '{path}' is not TOML ({error}).") from None
         return cls(**(values | dict(overrules or {})))
+
+    @staticmethod
+    def of_plan(plan: Plan, name: str | None = None) -> dict[str, Any]:
+        """Settings that a plan's configuration decides; by default of 3d_fullres, or of 2d where there is no other.
+
+        Raises:
+            DatasetError: The plan has no such configuration.
+        """
+        chosen = plan.choose(name)
+        spacing = dict(zip(chosen.axes, chosen.spacing, strict=True))
+        values: dict[str, Any] = {
+            "network": "dynunet", "dimensions": chosen.dimensions, "patch": chosen.patch, "batch": chosen.batch,
+            "filters": chosen.filters, "strides": chosen.strides, "kernels": chosen.kernels,
+            "batch_dice": chosen.batch_dice, "spacing": tuple(spacing.get(axis, 0.0) for axis in "ijk"),
+            "normalization": plan.normalization,
+        }  # fmt: skip
+        if chosen.dimensions == 2:
+            values["slice_axis"] = next(axis for axis in "ijk" if axis not in chosen.axes)
+        return values
 
     def store(self, path: Path) -> FitConfig:
         """Write to ``path``, or check that what is there is the same but for :data:`MAY_CHANGE`.

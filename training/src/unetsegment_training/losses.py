@@ -26,7 +26,7 @@ SMOOTH = {"smooth_nr": 1e-5, "smooth_dr": 1e-5}
 
 def make(config: FitConfig, weights: Sequence[float] | None = None) -> DeepSupervision:
     """The loss that the settings name; ``weights`` is one number per class, background first."""
-    soft = {"include_background": False, "to_onehot_y": True, "softmax": True, "batch": True} | SMOOTH
+    soft = {"include_background": False, "to_onehot_y": True, "softmax": True, "batch": config.batch_dice} | SMOOTH
     tensor = None if weights is None else torch.tensor(list(weights), dtype=torch.float32)
     dice, cross = DiceLoss(**soft), CrossEntropy(tensor)
     table: dict[str, Callable[[], Loss]] = {

@@ -11,10 +11,11 @@ import torch
 from torch.utils.data import IterableDataset
 from UNetSegmentLib.package import Manifest
 from UNetSegmentLib.predict.preprocess import preprocess
+from UNetSegmentLib.volume import Volume
 
 from .augment import Augmenter
 from .config import FitConfig
-from .dataset import Case, DatasetError
+from .dataset import Case
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,33 @@ class Prepared:
 
 
 def prepare(case: Case, manifest: Manifest) -> Prepared:
-    """Reorient, normalise and resample a case by the same code that runs in the clinic.
-
-    Raises:
-        DatasetError: The case's spacing differs from the network's: labels would have to be resampled.
-    """
+    """Reorient, normalise and resample a case by the same code that runs in the clinic; labels go by the largest share."""
     image, label = case.load()
     ready = preprocess(image, manifest)
-    if ready.grid is not ready.source:
-        raise DatasetError(
-            f"Case '{case.name}' has spacing {tuple(round(s, 3) for s in ready.source.spacing)} mm, the network "
-            f"{manifest.preprocessing.spacing} mm; resample the training cases to one spacing first."
-        )
     table = np.zeros(max(max(x.value for x in manifest.labels), int(label.array.max())) + 1, np.uint8)
     for index, entry in enumerate(manifest.labels):
         table[entry.value] = index
-    return Prepared(case.name, ready.array, table[ready.turn.apply(label.array)], ready.grid.spacing)
+    classes = table[label.array]
+    if ready.grid is ready.source:
+        classes = ready.turn.apply(classes)
+    else:
+        classes = _resampled(classes, image, manifest)
+    return Prepared(case.name, ready.array, np.ascontiguousarray(classes), ready.grid.spacing)
+
+
+def _resampled(classes: np.ndarray, image: Volume, manifest: Manifest) -> np.ndarray:
+    """Class indices (I, J, K) of the image's grid on the network's: the class whose mask, brought there linearly, is largest."""
+    plain = {"name": "mask", "title": "mask", "modality": "OT", "normalization": {"method": "none"}}
+    how = Manifest.from_dict(manifest.to_dict() | {"channels": [plain]})
+    best: np.ndarray | None = None
+    for index in range(len(manifest.labels)):
+        mask = preprocess(Volume((classes == index)[None].astype(np.float32), image.grid, ("mask",)), how).array[0]
+        if best is None:
+            best, result = mask, np.zeros(mask.shape, np.uint8)
+        else:
+            result[mask > best] = index
+            np.maximum(best, mask, out=best)
+    return result
 
 
 class Patches(IterableDataset):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from UNetSegmentLib.package import Manifest
+from UNetSegmentLib.predict.appearance import Appearance, summary
 
-from .config import FitConfig
-from .dataset import Case, Dataset
+from .dataset import Case, Dataset, DatasetError
 from .network import manifest_entry
+
+if TYPE_CHECKING:
+    from .config import FitConfig
+    from .plan_file import Normalization
 
 ORIENTATION = "RAS"
 PALETTE = ((230, 118, 84), (76, 158, 217), (120, 190, 120), (240, 200, 90), (170, 120, 200), (110, 200, 200))
@@ -19,14 +23,17 @@ PALETTE = ((230, 118, 84), (76, 158, 217), (120, 190, 120), (240, 200, 90), (170
 def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -> Manifest:
     """A manifest without files: channels and labels from the dataset, spacing and fingerprint from ``cases``.
 
-    The spacing is the median of the cases, as in nnU-Net's plan.
+    Where the settings name no spacing it is the median of the cases, as in nnU-Net's plan.
     """
     prints = [_fingerprint(case) for case in cases]
     spacings = np.array([p["spacing"] for p in prints])
     sizes = np.array([p["size"] for p in prints], float)
     intensities = np.array([p["intensity"] for p in prints]).transpose(1, 0, 2)  # channel, case, statistic
-    spacing = np.median(spacings, axis=0)
-    order = _order(config, spacing, sizes)
+    wanted = config.spacing or np.median(spacings, axis=0).round(4).tolist()
+    order = _order(config, np.median(spacings, axis=0), sizes)
+    rules = {rule.channel: rule for rule in config.normalization}
+    if rules and (odd := sorted(set(dataset.channels) ^ set(rules))):
+        raise DatasetError(f"The setting normalization and the dataset differ in the channel '{odd[0]}'.")
     axes = {"axes": order} if order != [0, 1, 2] else {}
     names = ("mean", "std", "p00_5", "p50", "p99_5")
     raw: dict[str, Any] = {
@@ -36,10 +43,10 @@ def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -
         "version": "0.0.0",
         "description": str(dataset.raw.get("description", "")),
         "channels": [
-            {"name": name, "title": name, "modality": _modality(name), "normalization": {"method": "zscore"}}
+            {"name": name, "title": name, "modality": _modality(name), "normalization": _scale(rules.get(name))}
             for name in dataset.channels
         ],
-        "preprocessing": {"orientation": ORIENTATION} | axes | {"spacing": spacing[order].round(4).tolist()},
+        "preprocessing": {"orientation": ORIENTATION} | axes | {"spacing": [wanted[a] or None for a in order]},
         "inference": _window(config),
         "network": manifest_entry(config, len(dataset.channels), len(dataset.labels)),
         "activation": "softmax",
@@ -54,7 +61,13 @@ def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -
         "fingerprint": {
             "spacing": _range(spacings),
             "size": _range(sizes),
-            "intensity": [dict(zip(names, np.median(c, axis=0).round(4).tolist(), strict=True)) for c in intensities],
+            "size_mm": _range(spacings * sizes),
+            "unplaced": round(float(np.mean([p["unplaced"] for p in prints])), 4),
+            "intensity": [
+                dict(zip(names, np.median(c, axis=0).round(4).tolist(), strict=True))
+                | {"cases": summary([p["statistics"][n] for p in prints])}
+                for n, c in enumerate(intensities)
+            ],
         },
         "files": {},
     }
@@ -76,12 +89,24 @@ def _window(config: FitConfig) -> dict[str, Any]:
     }
 
 
+def _scale(rule: Normalization | None) -> dict[str, Any]:
+    """A plan's normalisation in the manifest's words."""
+    if rule is None or rule.method == "zscore":
+        return {"method": "zscore"} | ({"mask": "nonzero"} if rule is not None and rule.nonzero_only else {})
+    if rule.method == "ct":
+        return {"method": "clip_zscore", "clip": [rule.low, rule.high], "mean": rule.mean, "std": rule.std}
+    if rule.method == "rgb_to_0_1":
+        return {"method": "range", "window": [0, 255]}
+    return {"method": "minmax" if rule.method == "rescale_to_0_1" else "none"}
+
+
 def _order(config: FitConfig, spacing: np.ndarray, sizes: np.ndarray) -> list[int]:
     """The axes of the network: for 2D networks the slice axis first, that of the widest spacing, then of the fewest voxels."""
     if config.dimensions == 3:
         return [0, 1, 2]
     few = np.median(sizes, axis=0)
-    first = max(range(3), key=lambda axis: (round(float(spacing[axis]), 3), -few[axis]))
+    first = "ijk".index(config.slice_axis) if config.slice_axis else -1
+    first = first if first >= 0 else max(range(3), key=lambda axis: (round(float(spacing[axis]), 3), -few[axis]))
     return [first, *(axis for axis in range(3) if axis != first)]
 
 
@@ -92,7 +117,13 @@ def _fingerprint(case: Case) -> dict[str, Any]:
         [float(c.mean()), float(c.std()), *np.percentile(c, (0.5, 50, 99.5)).tolist()]
         for c in turned.array.astype(float)
     ]
-    return {"spacing": turned.grid.spacing, "size": turned.grid.shape, "intensity": statistics}
+    return {
+        "spacing": turned.grid.spacing,
+        "size": turned.grid.shape,
+        "intensity": statistics,
+        "unplaced": image.grid.is_unset,
+        "statistics": [Appearance.of(channel).statistics() for channel in turned.array],
+    }
 
 
 def _range(values: np.ndarray) -> dict[str, list[float]]:

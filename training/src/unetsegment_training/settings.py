@@ -109,6 +109,8 @@ def _one(field: dict[str, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in field.get("enum", [field.get("const")]))
     if field.get("type") == "array":
         inner = field.get("items", {}).get("type", "number")
+        if "$ref" in field.get("items", {}):
+            return "tables"
         return "rows of numbers" if inner == "array" else "numbers"
     kind = {"integer": "integer", "number": "number", "boolean": "true, false"}.get(str(field.get("type")), "")
     low, high = field.get("minimum", field.get("exclusiveMinimum")), field.get("maximum", field.get("exclusiveMaximum"))
