@@ -25,6 +25,7 @@ from slicer.util import VTKObservationMixin
 from UNetSegmentLib import package, scene
 from UNetSegmentLib.errors import Cancelled, InputError, UNetSegmentError, WorkerError
 from UNetSegmentLib.panel import binding, dependencies, state
+from UNetSegmentLib.panel.models import ModelChooser
 from UNetSegmentLib.predict import gather
 from UNetSegmentLib.predict.predictor import Predictor
 from UNetSegmentLib.worker import Worker
@@ -109,6 +110,7 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._ran = None
         self._timer = None
         self._resultNode = None
+        self._chooser = None
 
     def setup(self) -> None:
         """Build the panel from its .ui file."""
@@ -130,6 +132,7 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer.setInterval(POLL_MS)
 
         self.ui.modelSelector.connect("currentIndexChanged(int)", self.onModelChanged)
+        self.ui.modelsButton.connect("clicked(bool)", self.onModelsButton)
         self.ui.deviceSelector.connect("currentIndexChanged(int)", self.onDeviceChanged)
         self.ui.modeSelector.connect("currentIndexChanged(int)", self.onModeChanged)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
@@ -146,6 +149,8 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._cancelRun()
         if self._timer is not None:
             self._timer.stop()
+        if self._chooser is not None:
+            self._chooser.close()
         self.setParameterNode(None)
         self.removeObservers()
         if self.logic is not None:
@@ -189,13 +194,32 @@ class UNetSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
 
     def _fillModels(self) -> None:
-        for name, folder in package.installed().items():
-            try:
-                manifest, problem = package.load(folder).manifest, ""
-            except UNetSegmentError as error:
-                manifest, problem = None, str(error)
-            self._models[name] = (manifest, problem)
+        """List the models on this computer; the one that is chosen stays chosen where it is still there."""
+        chosen = self.ui.modelSelector.currentData
+        self._models = state.installed_models()
+        self.ui.modelSelector.blockSignals(True)
+        self.ui.modelSelector.clear()
+        for name, (manifest, _problem) in self._models.items():
             self.ui.modelSelector.addItem(manifest.title if manifest else name, name)
+        self.ui.modelSelector.setCurrentIndex(max(self.ui.modelSelector.findData(chosen), 0))
+        self.ui.modelSelector.blockSignals(False)
+        if self.ui.modelSelector.currentData != chosen:
+            self.onModelChanged(self.ui.modelSelector.currentIndex)
+
+    def onModelsButton(self, checked: bool = False) -> None:
+        """Open the window with all models."""
+        if self._chooser is None:
+            self._chooser = ModelChooser(
+                self.resourcePath("UI/ModelChooser.ui"), self.onModelsChanged, self._selectModel
+            )
+        self._chooser.show(self.ui.modelSelector.currentData or "")
+
+    def onModelsChanged(self, name=None) -> None:
+        """Models came or went; one that came is chosen, unless a run is under way."""
+        self._fillModels()
+        if name is not None and self._run is None:
+            self._selectModel(name)
+        self.refresh()
 
     def _selectModel(self, name: str) -> None:
         index = self.ui.modelSelector.findData(name)

@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -22,6 +25,19 @@ from UNetSegmentLib.worker.client import Outcome
 
 MODULE = Path(__file__).resolve().parents[2] / "UNetSegment.py"
 BACKEND = is_installed("openvino") or (is_installed("torch") and is_installed("monai"))
+CONTROLS = (
+    *(
+        "QPushButton",
+        "QToolButton",
+        "QComboBox",
+        "QCheckBox",
+        "QLineEdit",
+        "QTreeWidget",
+        "QTextBrowser",
+        "QListWidget",
+    ),
+    *("QProgressBar", "ctkSearchBox", "ctkCollapsibleButton", "qMRMLNodeComboBox"),
+)
 NO_BACKEND = "neither openvino nor torch with monai is installed here"
 
 
@@ -43,6 +59,14 @@ def module():
     import UNetSegment
 
     return UNetSegment
+
+
+def setUpModule():
+    """Models that the tests import go into a cache folder of their own."""
+    if "UNETSEGMENT_CACHE" not in os.environ:
+        os.environ["UNETSEGMENT_CACHE"] = folder = tempfile.mkdtemp(prefix="unetsegment-tests-")
+        unittest.addModuleCleanup(shutil.rmtree, folder, ignore_errors=True)
+        unittest.addModuleCleanup(os.environ.pop, "UNETSEGMENT_CACHE")
 
 
 class FakePredictor:
@@ -388,21 +412,75 @@ class PanelTest(unittest.TestCase):
         slicer.mrmlScene.RemoveNode(volume)
         self.assertFalse(ui.applyButton.enabled)
 
-    def test_every_control_has_a_tool_tip(self):
-        for name in (
-            "inputSelector1",
-            "modelSelector",
-            "outputSelector",
-            "deviceSelector",
-            "modeSelector",
-            "mirrorCheckBox",
-            "show3DCheckBox",
-            "applyButton",
-            "editButton",
-            "statisticsButton",
-            "logButton",
-        ):
-            self.assertTrue(getattr(self.panel.ui, name).toolTip, name)
+    def test_every_control_has_a_tool_tip_and_a_name(self):
+        for ui in (self.panel.ui, self.chooser().ui):
+            for name, control in vars(ui).items():
+                if control.className() in CONTROLS:
+                    self.assertTrue(control.toolTip, name)
+                    self.assertTrue(control.accessibleName or getattr(control, "text", ""), name)
+
+    def chooser(self):
+        """The window with all models."""
+        self.panel.ui.modelsButton.click()
+        self.addCleanup(self.panel._chooser.dialog.hide)
+        return self.panel._chooser
+
+    def wait_for(self, condition, seconds=60):
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            slicer.app.processEvents()
+            time.sleep(0.005)
+        self.assertTrue(condition())
+
+    def test_the_chooser_lists_finds_and_describes_models(self):
+        ui = self.chooser().ui
+        self.assertIn("CC-BY-SA-4.0", ui.cardBrowser.plainText)
+        self.assertIn("Dice", ui.cardBrowser.plainText)
+        self.assertFalse(ui.getButton.enabled)  # it is here
+        self.assertFalse(ui.deleteButton.enabled)  # it ships
+        everything = ui.modelList.topLevelItemCount
+        ui.searchBox.setText("liver ct")
+        self.assertTrue(0 < ui.modelList.topLevelItemCount < everything)
+        ui.searchBox.setText("")
+        self.assertEqual(ui.modelList.topLevelItemCount, everything)
+
+    def test_the_licence_is_shown_before_a_download_and_a_refused_model_says_why(self):
+        chooser = self.chooser()
+        ui = chooser.ui
+        self.addCleanup(ui.searchBox.setText, "")
+        ui.searchBox.setText("totalsegmentator-body")
+        ui.getButton.click()
+        self.assertFalse(chooser.is_busy)
+        self.assertIn("Licence of", ui.cardBrowser.plainText)
+        self.assertIn("trust on first use", ui.cardBrowser.plainText)
+        self.assertIn("Accept and get", ui.getButton.text)
+        ui.searchBox.setText("unest")
+        self.assertEqual(ui.getButton.text, "Get")
+        self.assertFalse(ui.getButton.enabled)
+        self.assertIn("cannot run here", ui.cardBrowser.plainText)
+
+    def test_a_model_is_imported_used_and_deleted(self):
+        chooser, ui = self.chooser(), self.panel.ui
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(package.load(module().DEFAULT_MODEL).root, Path(folder) / "mine")
+            manifest = Path(folder) / "mine" / "configs" / "manifest.json"
+            manifest.write_text(manifest.read_text("utf-8").replace('"hippocampus-mr-t1"', '"mine"'), "utf-8")
+            chooser.import_(Path(folder) / "mine")
+            self.assertEqual(chooser.ui.getButton.text, "Cancel")
+            self.wait_for(lambda: not chooser.is_busy)
+        self.assertIn("is ready", chooser.ui.chooserStatus.text)
+        self.assertEqual(ui.modelSelector.currentData, "mine")
+        chooser.ui.deleteButton.click()
+        self.assertGreaterEqual(ui.modelSelector.findData("mine"), 0)  # the first click only asks
+        chooser.ui.deleteButton.click()
+        self.assertLess(ui.modelSelector.findData("mine"), 0)
+        self.assertEqual(ui.modelSelector.currentData, module().DEFAULT_MODEL)
+
+    def test_what_cannot_be_imported_is_a_sentence(self):
+        chooser = self.chooser()
+        chooser.import_("no such file.zip")
+        self.wait_for(lambda: not chooser.is_busy)
+        self.assertIn("There is no file or folder", chooser.ui.chooserStatus.text)
 
     def test_choices_survive_in_the_parameter_node(self):
         volume = add_sample()

@@ -8,11 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .. import package
+from ..errors import UNetSegmentError
 from ..labels import Label
 from ..package import Manifest
 
 MAX_INPUTS = 4
 """Rows the panel has; models with more channels run by script."""
+
+
+def installed_models() -> dict[str, tuple[Manifest | None, str]]:
+    """The models on this computer by name: the manifest, or the sentence that says why it cannot be read."""
+    from ..package import store
+
+    found: dict[str, tuple[Manifest | None, str]] = {}
+    for name, folder in store.installed().items():
+        try:
+            found[name] = package.load(folder).manifest, ""
+        except UNetSegmentError as error:
+            found[name] = None, str(error)
+    return found
 
 
 @dataclass(frozen=True)

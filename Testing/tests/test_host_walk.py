@@ -1,0 +1,129 @@
+"""A walk through the panel on the stand-in host, as a person would take it, with a picture at each step."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import host
+import pytest
+import slicer
+from host import pythonqt
+from synthetic.server import serve
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "Resources" / "SampleData" / "hippocampus" / "hippocampus_084_image.nii.gz"
+MODEL = ROOT / "Resources" / "Models" / "hippocampus-mr-t1"
+
+pytestmark = pytest.mark.skipif(not (SAMPLE.exists() and MODEL.exists()), reason="the sample or the model is not here")
+
+
+@pytest.fixture
+def panel():
+    slicer.mrmlScene.Clear(0)
+    pythonqt.slot_errors.clear()
+    panel = host.load_module(ROOT / "UNetSegment" / "UNetSegment.py")
+    panel.enter()
+    yield panel
+    panel.logic.stop()
+    slicer.mrmlScene.Clear(0)
+    assert not pythonqt.slot_errors
+
+
+def wait(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        slicer.app.processEvents()
+        time.sleep(0.005)
+
+
+def test_choosing_a_model(panel, tmp_path):
+    panel.ui.modelsButton.click()
+    chooser = panel._chooser
+    assert chooser.dialog.visible and chooser.item().name == "hippocampus-mr-t1"
+    host.screenshot(chooser.dialog, tmp_path / "chooser_1_installed.png")
+    chooser.ui.searchBox.setText("spleen")
+    names = [item.name for item in chooser._items if item.matches(["spleen"])]
+    assert chooser.ui.modelList.topLevelItemCount == len(names) > 0
+    chooser.ui.searchBox.setText("spleen-ct")
+    host.screenshot(chooser.dialog, tmp_path / "chooser_2_search.png")
+    assert chooser.ui.getButton.text == "Get" and chooser.ui.getButton.enabled
+    chooser.ui.getButton.click()
+    assert chooser.ui.getButton.text.startswith("Accept and get") and "Licence of" in chooser.ui.cardBrowser.plainText
+    host.screenshot(chooser.dialog, tmp_path / "chooser_3_licence.png")
+    chooser.ui.searchBox.setText("no such organ")
+    assert not chooser.ui.getButton.enabled
+    chooser.ui.searchBox.setText("unest")
+    assert "cannot run here" in chooser.ui.cardBrowser.plainText and not chooser.ui.getButton.enabled
+    host.screenshot(chooser.dialog, tmp_path / "chooser_4_refused.png")
+    chooser.ui.searchBox.setText("")
+
+    copy = shutil.copytree(MODEL, tmp_path / "mine")
+    manifest = copy / "configs" / "manifest.json"
+    text = manifest.read_text("utf-8").replace('"hippocampus-mr-t1"', '"mine"').replace("Hippocampus (", "Mine (")
+    manifest.write_text(text, "utf-8")
+    chooser.import_(copy)
+    assert chooser.ui.getButton.text == "Cancel"
+    host.screenshot(chooser.dialog, tmp_path / "chooser_5_importing.png")
+    wait(lambda: not chooser.is_busy)
+    assert "is ready" in chooser.ui.chooserStatus.text and panel.ui.modelSelector.currentData == "mine"
+    host.screenshot(chooser.dialog, tmp_path / "chooser_6_imported.png")
+    chooser.ui.deleteButton.click()
+    assert "again" in chooser.ui.chooserStatus.text and panel.ui.modelSelector.findData("mine") >= 0
+    chooser.ui.deleteButton.click()
+    assert panel.ui.modelSelector.findData("mine") < 0
+    assert panel.ui.modelSelector.currentData == "hippocampus-mr-t1"
+    chooser.dialog.hide()
+
+
+@pytest.fixture
+def offered(tmp_path):
+    """A model in a catalog of the user's, served by this computer: (server, bytes of its zip)."""
+    copy = shutil.copytree(MODEL, tmp_path / "copy" / "offered")
+    manifest = copy / "configs" / "manifest.json"
+    manifest.write_text(manifest.read_text("utf-8").replace('"hippocampus-mr-t1"', '"offered"'), "utf-8")
+    zipped = Path(shutil.make_archive(str(tmp_path / "offered"), "zip", copy.parent, "offered")).read_bytes()
+    place = Path(os.environ["UNETSEGMENT_CACHE"]) / "catalogs" / "ours.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with serve(zipped) as server:
+        entry = {
+            **{"name": "offered", "version": "1.0.0", "title": "Offered hippocampus", "kind": "unetsegment"},
+            **{"task": "Hippocampus", "anatomy": ["Hippocampus"], "modality": ["MR"], "channels": ["T1"]},
+            **{"labels": ["Anterior"], "size": len(zipped)},
+            "licence": {"name": "CC0-1.0", "clinical_use": None, "commercial_use": True},
+            "download": {"url": server.url, "sha256": hashlib.sha256(zipped).hexdigest()},
+        }
+        place.write_text(json.dumps({"catalog_version": "1.0", "title": "Ours", "models": [entry]}), "utf-8")
+        yield server, zipped
+    place.unlink()
+
+
+def test_a_download_is_cancelled_and_taken_up_again(panel, offered, tmp_path):
+    server, zipped = offered
+    panel.ui.modelsButton.click()
+    chooser = panel._chooser
+    ui = chooser.ui
+    ui.searchBox.setText("offered")
+    server.script.append(f"stall:{len(zipped) // 2}")
+    ui.getButton.click()
+    assert not server.requests and ui.getButton.text.startswith("Accept and get")
+    ui.getButton.click()
+    wait(lambda: ui.chooserProgress.value > 300)
+    host.screenshot(chooser.dialog, tmp_path / "download_1.png")
+    assert ui.getButton.text == "Cancel"
+    ui.getButton.click()
+    wait(lambda: not chooser.is_busy)
+    assert "Cancelled" in ui.chooserStatus.text and panel.ui.modelSelector.findData("offered") < 0
+    ui.getButton.click()
+    ui.getButton.click()
+    wait(lambda: not chooser.is_busy)
+    assert "is ready" in ui.chooserStatus.text, ui.chooserStatus.text
+    assert panel.ui.modelSelector.currentData == "offered" and server.ranges[-1] is not None
+    host.screenshot(chooser.dialog, tmp_path / "download_2.png")
+    ui.deleteAllButton.click()
+    ui.deleteAllButton.click()
+    assert "freed" in ui.chooserStatus.text and panel.ui.modelSelector.findData("offered") < 0
+    chooser.dialog.hide()

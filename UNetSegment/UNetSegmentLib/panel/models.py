@@ -1,0 +1,289 @@
+"""The model chooser: a window beside the panel that lists, describes, fetches, imports and deletes models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from ..errors import Cancelled, UNetSegmentError
+from ..package.archive import size_text
+from . import shelf
+from .errand import Errand
+
+POLL_MS = 100
+
+
+class ModelChooser:
+    """The window, made when it is first shown. It never blocks: what takes long is done in a thread that a timer asks.
+
+    Args:
+        ui_file: Path of ``ModelChooser.ui``.
+        changed: Called with the name of a model that was added, or None after a deletion: the models on this computer
+            are others now.
+        chosen: Called with the name of the model that is to be used.
+    """
+
+    def __init__(self, ui_file: str, changed: Callable[[str | None], None], chosen: Callable[[str], None]) -> None:
+        self._changed, self._chosen = changed, chosen
+        self._items: list[shelf.Item] = []
+        self._errand: Errand | None = None
+        self._asked: tuple[str, str] = ("", "")
+        self.dialog = qt.QDialog(slicer.util.mainWindow())
+        self.dialog.setWindowTitle(_("Models"))
+        self.dialog.setModal(False)
+        widget = slicer.util.loadUI(ui_file)
+        layout = qt.QVBoxLayout(self.dialog)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(widget)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        header = self.ui.modelList.header()
+        header.setStretchLastSection(False)
+        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        header.setSectionResizeMode(1, qt.QHeaderView.Interactive)
+        self.ui.modelList.setColumnWidth(1, 100)
+        self.dialog.resize(960, 560)
+        self.ui.splitter.setSizes([560, 400])
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_MS)
+        self._timer.connect("timeout()", self.onTimer)
+        self.ui.searchBox.connect("textChanged(QString)", self.onSearch)
+        self.ui.modelList.connect("itemSelectionChanged()", self.onSelection)
+        self.ui.modelList.connect("itemDoubleClicked(QTreeWidgetItem*,int)", self.onDoubleClick)
+        self.ui.getButton.connect("clicked(bool)", self.onGet)
+        self.ui.importFileButton.connect("clicked(bool)", self.onImportFile)
+        self.ui.importFolderButton.connect("clicked(bool)", self.onImportFolder)
+        self.ui.deleteButton.connect("clicked(bool)", self.onDelete)
+        self.ui.deleteAllButton.connect("clicked(bool)", self.onDeleteAll)
+        self.ui.useButton.connect("clicked(bool)", self.onUse)
+
+    def show(self, name: str = "") -> None:
+        """Bring the window up with the model ``name`` chosen."""
+        self.refresh(name)
+        self.dialog.show()
+        getattr(self.dialog, "raise")()
+        self.dialog.activateWindow()
+
+    def close(self) -> None:
+        """End it for good, with whatever is under way."""
+        self._timer.stop()
+        if self._errand is not None:
+            self._errand.cancel()
+        self.dialog.close()
+        self.dialog.deleteLater()
+
+    def refresh(self, name: str = "") -> None:
+        """Read again what there is; keep ``name`` chosen, or what was."""
+        name = name or self._name()
+        self._items, remarks = shelf.read()
+        self._fill(name)
+        if remarks:
+            self._say(" ".join(remarks))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a download or import is under way."""
+        return self._errand is not None
+
+    def _fill(self, name: str) -> None:
+        words = self.ui.searchBox.text.split()
+        tree = self.ui.modelList
+        tree.blockSignals(True)
+        tree.clear()
+        current = None
+        for item in self._items:
+            if not item.matches(words):
+                continue
+            line = qt.QTreeWidgetItem([item.title, item.anatomy, item.modality, item.size_words(), item.state_words(_)])
+            line.setData(0, qt.Qt.UserRole, item.name)
+            line.setToolTip(0, item.title)
+            line.setToolTip(1, item.anatomy)
+            if item.problem:
+                line.setToolTip(4, item.problem)
+            tree.addTopLevelItem(line)
+            if current is None or item.name == name:
+                current = line
+        if current is not None:
+            tree.setCurrentItem(current)
+        tree.blockSignals(False)
+        self.onSelection()
+
+    def _name(self) -> str:
+        line = self.ui.modelList.currentItem()
+        return line.data(0, qt.Qt.UserRole) if line is not None else ""
+
+    def item(self) -> shelf.Item | None:
+        """The model that is chosen in the list."""
+        name = self._name()
+        return next((item for item in self._items if item.name == name), None)
+
+    def onSearch(self, text: str) -> None:
+        self._fill(self._name())
+
+    def onSelection(self) -> None:
+        """Describe the chosen model, and offer what can be done with it."""
+        self._asked = ("", "")
+        self._say("")
+        item = self.item()
+        self.ui.cardBrowser.setHtml(shelf.card(item, _) if item else _nothing())
+        self._buttons()
+
+    def onDoubleClick(self, line: Any, column: int) -> None:
+        if self.ui.useButton.enabled:
+            self.onUse()
+
+    def onUse(self, checked: bool = False) -> None:
+        """Hand the chosen model to the panel."""
+        item = self.item()
+        if item is not None:
+            self._chosen(item.name)
+            self.dialog.hide()
+
+    def onGet(self, checked: bool = False) -> None:
+        """Show the licence; the second click fetches. While something is under way: cancel it."""
+        if self._errand is not None:
+            self._errand.cancel()
+            self._say(_("Stopping"))
+            return
+        item = self.item()
+        if item is None or not item.can_get:
+            return
+        if self._asked != ("get", item.name):
+            self._asked = ("get", item.name)
+            self.ui.cardBrowser.setHtml(shelf.licence(item, _))
+            self._say(_("Read the licence; press Accept and get to fetch the model."))
+            self._buttons()
+            return
+        from ..package import store
+
+        self._start(lambda tell, cancelled: store.get(item.entry, tell, cancelled))
+
+    def onImportFile(self, checked: bool = False) -> None:
+        path = qt.QFileDialog.getOpenFileName(self.dialog, _("Import a model"), "", _("Models (*.zip);;All files (*)"))
+        if path:
+            self.import_(path)
+
+    def onImportFolder(self, checked: bool = False) -> None:
+        path = qt.QFileDialog.getExistingDirectory(self.dialog, _("Import a model"))
+        if path:
+            self.import_(path)
+
+    def import_(self, path: str) -> None:
+        """Add the model in a zip or folder."""
+        from ..package import store
+
+        self._start(lambda tell, cancelled: store.import_(Path(path), None, tell, cancelled))
+
+    def onDelete(self, checked: bool = False) -> None:
+        """Delete the chosen model, at the second click."""
+        item = self.item()
+        if item is None or not item.removable:
+            return
+        words = _("Press Delete again to delete '{name}' ({size}) from this computer.")
+        if self._confirmed(("delete", item.name), words.format(name=item.title, size=item.size_words())):
+            from ..package import store
+
+            self._delete(lambda: store.remove(item.name))
+
+    def onDeleteAll(self, checked: bool = False) -> None:
+        """Delete all fetched and imported models, at the second click."""
+        size = sum(item.size or 0 for item in self._items if item.removable)
+        words = _("Press Delete all again to delete every fetched and imported model ({size}) from this computer.")
+        if self._confirmed(("delete all", ""), words.format(size=size_text(size))):
+            from ..package import store
+
+            self._delete(store.remove_all)
+
+    def _confirmed(self, what: tuple[str, str], words: str) -> bool:
+        if self._asked == what:
+            self._asked = ("", "")
+            return True
+        self._asked = what
+        self._say(words)
+        self._buttons()
+        return False
+
+    def _delete(self, work: Callable[[], int]) -> None:
+        try:
+            words = _("{size} freed.").format(size=size_text(work()))
+        except UNetSegmentError as error:
+            words = str(error)
+        self._changed(None)
+        self.refresh()
+        self._say(words)
+
+    def _start(self, work: Callable[[Any, Any], Any]) -> None:
+        if self._errand is not None:
+            return
+        self._asked = ("", "")
+        self._errand = Errand(work)
+        self._timer.start()
+        self.ui.chooserProgress.setValue(0)
+        self.ui.chooserProgress.setVisible(True)
+        self._say(_("Starting"))
+        self._buttons()
+
+    def onTimer(self) -> None:
+        """Show how far the thread is, and what it ended with."""
+        errand = self._errand
+        if errand is None:
+            self._timer.stop()
+            return
+        report = errand.report
+        if report is not None and not errand.is_cancelled:
+            self.ui.chooserProgress.setMaximum(1000 if report.total else 0)
+            if report.total:
+                self.ui.chooserProgress.setValue(round(1000 * report.done / report.total))
+            self._say(report.message)
+        if not errand.finished:
+            return
+        self._errand = None
+        self._timer.stop()
+        self.ui.chooserProgress.setVisible(False)
+        if errand.error is None:
+            self._changed(errand.result.name)
+            self.refresh(errand.result.name)
+            words = _("'{title}' is ready.").format(title=errand.result.package.manifest.title)
+            self._say(" ".join([words, *errand.result.remarks]))
+            return
+        self._buttons()
+        if isinstance(errand.error, Cancelled):
+            self._say(_("Cancelled; the models are as they were. What was fetched is kept for the next time."))
+        elif isinstance(errand.error, UNetSegmentError):
+            self._say(str(errand.error))
+        else:
+            logging.error("UNetSegment: a model could not be added", exc_info=errand.error)
+            words = _("This failed unexpectedly ({error}); the models are as they were, see the log.")
+            self._say(words.format(error=errand.error))
+
+    def _buttons(self) -> None:
+        item, ui, busy = self.item(), self.ui, self._errand is not None
+        asked = self._asked[0] == "get"
+        size = size_text(item.entry.size) if item and item.entry and item.entry.size else ""
+        if busy:
+            text = _("Cancel")
+        elif asked:
+            text = _("Accept and get {size}").format(size=size).strip()
+        else:
+            text = _("Update") if item and item.status == shelf.UPDATE else _("Get")
+        ui.getButton.text = text
+        ui.getButton.enabled = busy or bool(item and item.can_get)
+        for button in (ui.importFileButton, ui.importFolderButton):
+            button.enabled = not busy
+        ui.deleteButton.enabled = not busy and bool(item and item.removable)
+        ui.deleteAllButton.enabled = not busy and any(each.removable for each in self._items)
+        ui.useButton.enabled = bool(item and item.manifest is not None)
+
+    def _say(self, words: str) -> None:
+        self.ui.chooserStatus.text = words
+
+
+def _nothing() -> str:
+    """The card where no model fits the search."""
+    return f"<p>{_('No model has all these words.')}</p>"
