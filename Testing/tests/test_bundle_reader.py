@@ -443,6 +443,54 @@ def test_yaml_is_plain_data(tmp_path, text, what):
         package.load(folder)
 
 
+class Bomb:
+    """What a pickle would run."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return open, (self.mark, "w")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda state, mark: {"model": {"a": Bomb(mark)}}, "code or objects"),
+        (lambda state, mark: Bomb(mark), "code or objects"),
+        (lambda state, mark: [1, 2], "not a plain table"),
+        (lambda state, mark: {"state_dict": {"a": 1}}, "not a plain table"),
+        (lambda state, mark: {key: value * float("nan") for key, value in state.items()}, "not finite"),
+        (lambda state, mark: {key: value[:1] for key, value in state.items()}, "do not fit"),
+        (lambda state, mark: dict(list(state.items())[1:]), "do not fit"),
+        (lambda state, mark: state | {"more": state["model.0.conv.bias"]}, "do not fit"),
+    ],
+)
+def test_weights_that_are_no_weights(tmp_path, spoil, what):
+    torch = pytest.importorskip("torch")
+    nets = pytest.importorskip("monai.networks.nets")
+    from UNetSegmentLib.predict.backends import torch_backend
+
+    arguments = {key: value for key, value in bundles.INFERENCE["network_def"].items() if key != "_target_"}
+    folder = bundles.write(tmp_path / "b")
+    (folder / "models" / "model.pt").unlink()
+    torch.save(spoil(nets.UNet(**arguments).state_dict(), tmp_path / "mark"), folder / "models" / "model.pt")
+    with pytest.raises(PackageError, match=what):
+        torch_backend.load_network(package.load(folder))
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_network_without_end_takes_no_memory(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("monai")
+    from UNetSegmentLib.predict.backends import torch_backend
+
+    folder = bundles.write(tmp_path / "b", bundles.inference(network_def__channels=[8192] * 2))
+    torch.save({"a": torch.zeros(1)}, folder / "models" / "model.pt")
+    with pytest.raises(PackageError, match="do not fit"):
+        torch_backend.load_network(package.load(folder))
+
+
 # --- fuzzing: only clean refusals --------------------------------------------------------------------------------------
 
 words = st.sampled_from(
