@@ -36,13 +36,13 @@ class NetworkImage:
     box: Box
 
     def restored(self, labels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-        """Labels on ``source`` as a contiguous array of the input's ``shape``; zero outside of the box."""
+        """Labels on ``source`` as an array (a view) of the input's ``shape``; zero outside of the box."""
         turned_shape = tuple(shape[axis] for axis in self.turn.axes)
         if labels.shape != turned_shape:
             whole = np.zeros(turned_shape, labels.dtype)
             whole[self.box] = labels
             labels = whole
-        return np.ascontiguousarray(self.turn.inverse().apply(labels))
+        return self.turn.inverse().apply(labels)
 
 
 def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None) -> NetworkImage:
@@ -65,16 +65,18 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None) -> N
     source = whole if tuple(cut.stop - cut.start for cut in box) == whole.shape else whole.cropped(box)
     turned = turned[(slice(None), *box)]
     grid, forth, back, alone = _grids(source, how)
-    array = np.empty((len(manifest.channels), *grid.shape), np.float32)
+    images: list[np.ndarray] = []
     inside: np.ndarray | None = None
     if any(channel.normalization.mask == "filled" for channel in manifest.channels):
         inside = _filled(turned)
     for index, channel in enumerate(manifest.channels):
-        image = np.ascontiguousarray(turned[index], np.float32)
+        image = np.array(turned[index], np.float32, order="C")  # a copy of its own, which is normalised in place
         if how.normalize_first:
             image = normalized(image, channel.normalization, inside)
         image = _resampled(image, grid.shape, forth, alone, how.resampling.image_order)
-        array[index] = image if how.normalize_first else normalized(image, channel.normalization)
+        images.append(image if how.normalize_first else normalized(image, channel.normalization))
+    array = images[0][None] if len(images) == 1 else np.stack(images)
+    images.clear()
     if late != "none":
         inner = _crop_box(array, late)
         back, reached = zip(
@@ -86,7 +88,7 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None) -> N
 
 
 def normalized(image: np.ndarray, how: Normalization, inside: np.ndarray | None = None) -> np.ndarray:
-    """A channel (I, J, K) as float32 with its intensities normalised; see :class:`Normalization` for the methods.
+    """A channel (I, J, K) float32 with its intensities normalised, in place; see :class:`Normalization` for the methods.
 
     ``inside`` is the mask of ``filled``, of the image's shape; without it, the mask is taken from this channel.
     """
@@ -94,34 +96,39 @@ def normalized(image: np.ndarray, how: Normalization, inside: np.ndarray | None 
         return normalized(normalized(image, replace(how, then=None), inside), how.then, inside)
     if how.method == "none":
         return image
-    if how.mask != "all":
-        inside = image != 0 if inside is None or how.mask == "nonzero" else inside
-        if not inside.any():
-            return image
-        result = image.copy()
-        result[inside] = _normalized(image[inside], how)
-        return result
-    return _normalized(image, how)
+    if how.mask == "all":
+        return _normalized(image, how)
+    inside = image != 0 if inside is None or how.mask == "nonzero" else inside
+    if inside.any():
+        image[inside] = _normalized(image[inside], how)
+    return image
 
 
 def _normalized(image: np.ndarray, how: Normalization) -> np.ndarray:
     if how.clip is not None:
-        image = np.clip(image, *map(np.float32, how.clip))
-    if how.method == "minmax":
-        first, last = how.clip or (float(image.min()), float(image.max()))
-        return (image - np.float32(first)) / np.float32(max(last - first, 1e-8))
+        np.clip(image, *map(np.float32, how.clip), out=image)
     if how.method in ("range", "percentiles"):
         low, high = how.window or (0.0, 1.0)
         if how.method == "percentiles":
             low, high = (float(x) for x in np.percentile(image, (low, high)))
-        scale = (how.output[1] - how.output[0]) / max(high - low, 1e-8)
-        image = (image - np.float32(low)) * np.float32(scale) + np.float32(how.output[0])
-        return np.clip(image, *map(np.float32, how.output)) if how.clamp else image
-    if how.method == "clip_zscore":
-        mean, std = how.mean, how.std
+        image -= np.float32(low)
+        image *= np.float32((how.output[1] - how.output[0]) / max(high - low, 1e-8))
+        image += np.float32(how.output[0])
+        return np.clip(image, *map(np.float32, how.output), out=image) if how.clamp else image
+    if how.method == "minmax":
+        shift, last = how.clip or (float(image.min()), float(image.max()))
+        scale = max(last - shift, 1e-8)
+    elif how.method == "clip_zscore":
+        shift, scale = how.mean, how.std
     else:
-        mean, std = float(image.mean(dtype=np.float64)), float(image.std(dtype=np.float64))
-    return (image - np.float32(mean)) / np.float32(std if std > 0 else 1.0)
+        shift, squares, flat = float(image.mean(dtype=np.float64)), 0.0, image.reshape(-1)
+        for start in range(0, flat.size, 1 << 20):  # numpy's own would make a copy of all in double precision
+            part = np.subtract(flat[start : start + (1 << 20)], shift, dtype=np.float64)
+            squares += float(part @ part)
+        scale = (squares / flat.size) ** 0.5
+    image -= np.float32(shift)
+    image /= np.float32(scale if scale > 0 else 1.0)
+    return image
 
 
 def separate_axis(spacing: tuple[float, ...], new_spacing: tuple[float, ...], rule: str) -> int | None:
