@@ -100,7 +100,8 @@ class Run:
         if self.first_use is not None:
             row["first_use_wall"] = self.first_use
         row |= self._warm()
-        row["network_calls"] = answers[-1].result["network"]["calls"]
+        calls = [answer.result["network"]["calls"] for answer in self.warm or [self.cold]]
+        row["network_calls"] = sum(calls) / len(calls)
         gpu = [answer.result["network"].get("gpu_peak", 0) for answer in answers]
         if any(gpu):
             row["gpu_peak"] = max(gpu)

@@ -14,12 +14,11 @@ from benchmarks.serve import cpu_seconds, serve
 def best(run: Callable[[], Any], operations: float, seconds: float) -> dict[str, float]:
     """Highest GFLOP/s, and highest GFLOP per processor second, of repeated runs.
 
-    Runs are timed in groups of some 0.1 s: processor times of other threads are only brought up to date now and then.
+    Runs are timed in groups of some 0.5 processor seconds: those of other threads are brought up to date only now and
+    then, which matters where other work shares the processor.
     """
     run()
-    began = time.perf_counter()
-    run()
-    group = max(round(0.1 / (time.perf_counter() - began)), 1)
+    group = max(round(6e10 / operations), 1)
     walls, cpus, until = [], [], time.perf_counter() + seconds
     while time.perf_counter() < until or len(walls) < 2:
         cpu, began = cpu_seconds(), time.perf_counter()
