@@ -17,6 +17,8 @@ from UNetSegmentLib.errors import InputError, UNetSegmentError
 from UNetSegmentLib.volume import Grid, LabelMap, Volume
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+ORIENTATION = "RAS"
+"""To which every image is turned before a network sees it."""
 
 
 class DatasetError(UNetSegmentError):

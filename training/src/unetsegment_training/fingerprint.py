@@ -17,8 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from UNetSegmentLib.volume import AXIS_CODES, LabelMap, Volume
 
-from .dataset import Case, Dataset, DatasetError, Problem, check_values
-from .plan import ORIENTATION
+from .dataset import ORIENTATION, Case, Dataset, DatasetError, Problem, check_values
 
 POOLED = 10_000_000
 """Intensities pooled over the dataset, per channel; the cases share them equally, as in nnU-Net (which takes 1e8)."""

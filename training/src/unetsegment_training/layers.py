@@ -15,6 +15,7 @@ enough that its border plays no part; the largest span counts. (Normalisation ov
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -42,8 +43,10 @@ class Layer:
         kernel: Per axis; empty where there is none, as ``stride`` and ``padding``.
         parts: Channels of a concatenation's parts.
         parameters: Its own, and those of the normalisation that follows.
+        normalised: Whether normalisation follows.
         flops: Floating-point operations for one patch; a multiplication and an addition are two.
-        receptive_field: Voxels of the image per axis.
+        receptive_field: Voxels of the image per axis; empty where it is not known (attention).
+        step: Distance in the image between neighbouring output voxels per axis: the product of strides so far.
     """
 
     name: str
@@ -59,8 +62,10 @@ class Layer:
     output_padding: Sizes = ()
     parts: Sizes = ()
     parameters: int = 0
+    normalised: bool = False
     flops: int = 0
     receptive_field: Sizes = ()
+    step: Sizes = ()
 
     @property
     def values(self) -> int:
@@ -120,10 +125,12 @@ class _Tracer(TorchDispatchMode):
         if made is not None:
             if made.kind not in ("linear", "concatenation", "addition"):
                 spans = _through(made, sources[0])
-            made.receptive_field = _widest(spans)
+            made.receptive_field, made.step = _widest(spans), _steps(spans)
             self.layers.append(made)
         elif parameters and self.layers:
             self.layers[-1].parameters += parameters
+        if "norm" in name and self.layers:
+            self.layers[-1].normalised = True
         if name == "slice":
             spans = _cut(spans, sources[0], args)
         elif name == "constant_pad_nd":
@@ -216,6 +223,12 @@ def _widest(spans: Spans) -> Sizes:
     return tuple(int((x[1] - x[0]).max()) + 1 for x in middle)
 
 
+def _steps(spans: Spans) -> Sizes:
+    """By how much the middle of the span moves from one position to the next, on average and away from the border."""
+    middle = [(x[:, x.shape[1] // 3 : -(-2 * x.shape[1] // 3)]).sum(axis=0) / 2 for x in spans]
+    return tuple(max(round((x[-1] - x[0]) / max(len(x) - 1, 1)), 1) for x in middle)
+
+
 def _cut(spans: Spans, source: Spans, args: Any) -> Spans:
     axis = (args[1] if len(args) > 1 else 0) - 2
     if not 0 <= axis < len(source):
@@ -236,19 +249,35 @@ def trace(network: torch.nn.Module, channels: int, size: Sequence[int]) -> list[
     """The layers of a network in the order they run, for one image (1, channels, *size).
 
     Args:
-        network: Best made on "meta" (``with torch.device("meta")``) if it is large. It is moved there.
+        network: Best made on "meta" (``with torch.device("meta")``) if it is large.
         channels: Of the image.
         size: Of the image in voxels, 2 or 3 axes; one that the network can take.
     """
-    layers = _run(network, channels, size)
-    steps = [
-        prod(x.stride[axis] for x in layers if x.stride and x.kind != "transposed convolution")
-        for axis in range(len(size))
-    ]
+    try:
+        on_meta = next(network.parameters()).device.type == "meta"
+        light = network if on_meta else copy.deepcopy(network).to("meta")
+        layers = _run(light, channels, size)
+    except (RuntimeError, NotImplementedError):
+        if on_meta:
+            raise
+        layers = _run(network, channels, size)  # it looks at values, as attention in shifted windows does
+        return _without_field(layers, size)
+    if any(layer.kind == "linear" for layer in layers):
+        return _without_field(layers, size)
+    strides = [row.stride for row in layers if row.stride and row.kind != "transposed convolution"]
+    steps = [prod(row[axis] for row in strides) for axis in range(len(size))]
     reach = [2 * x for x in _reach(layers, len(size))]
     large = [n + -(-3 * r // s) * s for n, r, s in zip(size, reach, steps, strict=True)]
-    for layer, same in zip(layers, _run(network, channels, large), strict=True):
-        layer.receptive_field = same.receptive_field
+    for layer, same in zip(layers, _run(light, channels, large), strict=True):
+        layer.receptive_field, layer.step = same.receptive_field, same.step
+    return layers
+
+
+def _without_field(layers: list[Layer], size: Sequence[int]) -> list[Layer]:
+    """Attention between far voxels leaves no field to speak of; distances follow from the sizes."""
+    for layer in layers:
+        layer.receptive_field = ()
+        layer.step = tuple(max(round(n / m), 1) for n, m in zip(size, layer.size_out)) if layer.size_out else ()
     return layers
 
 
@@ -267,14 +296,14 @@ def _reach(layers: Sequence[Layer], axes: int) -> list[int]:
 
 
 def _run(network: torch.nn.Module, channels: int, size: Sequence[int]) -> list[Layer]:
-    network = network.to("meta").eval()
+    network.eval()
     names = {id(p): name for name, p in network.named_parameters()}
     tracer = _Tracer(len(size), names)
     handles = []
     for name, module in network.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: tracer.modules.append(name)))
         handles.append(module.register_forward_hook(lambda *_: tracer.modules.pop() and None))
-    image = torch.zeros((1, channels, *size), device="meta")
+    image = torch.zeros((1, channels, *size), device=next(network.parameters()).device)
     tracer.tell(image, tuple(np.stack([np.arange(n), np.arange(n)]) for n in size))
     try:
         with torch.no_grad(), tracer:
