@@ -1,4 +1,4 @@
-"""``unetsegment-train fit | settings | evaluate | pack``."""
+"""``unetsegment-train inspect | plan | describe | fit | settings | evaluate | pack``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from rich.table import Table
 from UNetSegmentLib.errors import UNetSegmentError
 from UNetSegmentLib.package import schema
 
+from . import cli_data
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Train U-Nets, measure them, pack them for UNetSegment."
 )
 Folder = Annotated[Path, typer.Argument(help="dataset folder: dataset.json, imagesTr, labelsTr")]
 Run = Annotated[Path, typer.Argument(help="run folder; made if it is not there, continued if it is")]
+
+cli_data.register(app)
 
 
 @app.callback()
