@@ -179,6 +179,38 @@ def test_the_head_after_stitching_is_the_head_before(tmp_path, backend):
     same(predictor.predict(image).labels.array, naive(model, image), 0.999)
 
 
+@pytest.mark.parametrize("outputs", [3, 30])
+def test_sums_and_export_on_the_device_give_the_same_labels(tmp_path, outputs):
+    """What runs on a GPU, with torch on the processor in its place: several patches at once, sums, head and export."""
+    pytest.importorskip("monai")
+    model = package.load(
+        packages.dynunet_package(
+            tmp_path / "m",
+            network={"name": "DynUNet", "arguments": packages.DYNUNET | {"out_channels": outputs}},
+            labels=labels_for(outputs),
+            inference=WINDOW,
+            preprocessing={"orientation": "RAS", "spacing": [1.4, 0.8, 1.1]},
+        )
+    )
+    image = volume()
+    predictor = Predictor(model, mode="parity", device="cpu", backend="torch")
+    here = predictor.predict(image, probabilities="float16")
+    (member,) = predictor._members
+    member._stays = True
+    assert not isinstance(member.run(np.zeros((1, 1, 16, 24, 16), np.float32), lambda: None), np.ndarray)
+    ladder = predictor._ladder
+
+    def four_at_once(tick):
+        made = ladder(tick)
+        made.batch = 4
+        return made
+
+    predictor._ladder = four_at_once
+    there = predictor.predict(image, probabilities="float16")
+    same(there.labels.array, here.labels.array, 0.999)
+    np.testing.assert_allclose(there.probabilities.array, here.probabilities.array, atol=2e-3)
+
+
 def test_2d_networks_see_slices(tmp_path):
     weight, bias = random_linear(3, seed=4)
     bias -= bias.mean() + weight.sum(axis=(1, 2, 3, 4)) - weight.sum(axis=(1, 2, 3, 4)).mean()

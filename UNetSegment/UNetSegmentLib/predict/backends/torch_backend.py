@@ -42,6 +42,7 @@ class TorchBackend:
         if threads:
             torch.set_num_threads(threads)
         self.device, self.precision = device, precision
+        self._stays = device == "cuda"  # answers are summed where they are
         self._flat = package.manifest.dimensions == 2
         network = load_network(package, fold)
         self.head = _take_head(network, package.manifest) if features else None
@@ -66,7 +67,7 @@ class TorchBackend:
             answer = answer[0]
         if self._flat:
             answer = answer[:, :, None]
-        return answer.float().clone() if self.device == "cuda" else answer.float().cpu().numpy()
+        return answer.float().clone() if self._stays else answer.float().cpu().numpy()
 
 
 def load_network(package: Package, fold: int = 0) -> Any:
