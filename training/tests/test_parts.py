@@ -39,6 +39,24 @@ def test_metrics_by_hand():
     assert measure(a & False, a & False, (1, 1, 1))["dice"] == 1.0
 
 
+def test_volume_errors_and_accuracy_by_hand():
+    answer, expert = np.zeros((2, 5, 10), bool), np.zeros((2, 5, 10), bool)
+    answer[0, :3, :4], expert[0, :2, :4] = True, True
+    result = measure(answer, expert, (1.0, 1.0, 2.0))
+    assert result["accuracy"] == pytest.approx(0.96) and result["volume_error_percent"] == pytest.approx(50)
+    assert result["volume_error_ml"] == pytest.approx(4 * 2 / 1000)
+    assert np.isnan(measure(answer, expert & False, (1, 1, 1))["volume_error_percent"])
+
+
+def test_a_picture_has_outlines_and_not_surfaces():
+    answer, expert = np.zeros((30, 30, 1), bool), np.zeros((30, 30, 1), bool)
+    answer[5:25, 5:25], expert[5:25, 5:21] = True, True  # one side is 4 off
+    result = measure(answer, expert, (1.0, 1.0, 1.0))
+    assert result["hd95_mm"] == pytest.approx(4.0) and 0.6 < result["surface_dice"] < 0.9
+    turned = measure(answer.transpose(2, 0, 1), expert.transpose(2, 0, 1), (1.0, 1.0, 1.0))
+    assert turned["hd95_mm"] == pytest.approx(4.0)
+
+
 def test_structures_that_touch_the_border_have_surfaces():
     a = np.ones((4, 4, 4), bool)
     assert measure(a, a, (1, 1, 1))["hd95_mm"] == 0.0
@@ -54,4 +72,9 @@ def test_summary_interval_holds_the_mean():
         for n in (0, 0, 0, 1)
     ]
     entry = summarize(rows)[0]
+    assert entry["iou_ci95"][0] <= entry["iou"] <= entry["iou_ci95"][1]
+    nothing = summarize(
+        [{"label": 1, "name": "x", **measure(np.zeros((3, 3, 3), bool), np.zeros((3, 3, 3), bool), (1, 1, 1))}]
+    )
+    assert nothing[0]["hd95_mm"] is None and nothing[0]["hd95_mm_ci95"] is None
     assert entry["dice_ci95"][0] <= entry["dice"] == 0.75 <= entry["dice_ci95"][1]

@@ -1,4 +1,4 @@
-"""``unetsegment-train inspect | plan | describe | fit | settings | evaluate | pack``."""
+"""``unetsegment-train inspect | plan | describe | fit | settings | evaluate | compare | pack``."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ def _print_summary(summary: list[dict[str, Any]]) -> None:
     table = Table("label", "cases", "Dice", "95 % interval", "IoU", "HD95 mm", "surface Dice")
     for row in summary:
         low, high = row["dice_ci95"]
-        numbers = (f"{row['dice']:.4f}", f"{low:.4f} to {high:.4f}", f"{row['iou']:.4f}", f"{row['hd95_mm']:.2f}")
+        distance = "" if row["hd95_mm"] is None else f"{row['hd95_mm']:.2f}"
+        numbers = (f"{row['dice']:.4f}", f"{low:.4f} to {high:.4f}", f"{row['iou']:.4f}", distance)
         table.add_row(str(row["name"]), str(row["cases"]), *numbers, f"{row['surface_dice']:.4f}")
     Console(width=100).print(table)
 
@@ -110,17 +111,46 @@ def _print_summary(summary: list[dict[str, Any]]) -> None:
 def evaluate(
     dataset: Folder,
     model: Annotated[str, typer.Argument(help="package folder, or name of an installed model")],
-    output: Annotated[Path, typer.Argument(help="folder for cases.csv, cases.json, summary.json")],
+    output: Annotated[Path, typer.Argument(help="folder for report.html, cases.csv, cases.json, summary.json")],
     run: Annotated[Optional[Path], typer.Option(help="run folder: take only its validation cases")] = None,
     fold: Annotated[int, typer.Option(help="which fold of that run")] = 0,
+    previous: Annotated[Optional[Path], typer.Option(help="earlier evaluation to compare with in the report")] = None,
     backend: Annotated[str, typer.Option(help="auto, openvino or torch")] = "auto",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
-    """Measure a model with the predictor that runs in Slicer: metrics per case and label as CSV and JSON."""
+    """Measure a model with the predictor that runs in Slicer: a report, and metrics per case and label as CSV and JSON."""
     from .evaluate import evaluate as run_evaluate
 
     _, cases = _cases(dataset, skip_bad, run, fold)
-    _print_summary(run_evaluate(cases, model, output, backend))
+    _print_summary(run_evaluate(cases, model, output, backend, run, previous))
+    print(f"wrote {output / 'report.html'}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="folder that 'evaluate' wrote")],
+    second: Annotated[Path, typer.Argument(help="another one, of the same cases")],
+    metric: Annotated[str, typer.Option(help="dice, iou, hd95_mm, surface_dice, ...")] = "dice",
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write")] = None,
+) -> None:
+    """Compare two models on the same cases, paired, and say whether the difference is more than chance."""
+    from .compare import compare as run_compare
+    from .compare import write
+
+    told, odd = run_compare(first, second, metric)
+    table = Table("structure", "cases", "first", "second", "difference", "95 % interval", "p (Holm)", "better/worse")
+    for row in told:
+        numbers = (f"{row.first:.4f}", f"{row.second:.4f}", f"{row.difference:+.4f}")
+        interval = "{:+.4f} to {:+.4f}".format(*row.interval)
+        table.add_row(row.label, str(row.cases), *numbers, interval, f"{row.p_holm:.3g}", f"{row.better}/{row.worse}")
+    console = Console(width=120, highlight=False)
+    console.print(table)
+    for row in told:
+        console.print(f"{row.label}: {row.verdict}.")
+    if odd:
+        console.print(f"Left out, as one folder alone has them: {', '.join(odd[:5])}{' ...' * (len(odd) > 5)}")
+    if out is not None:
+        write(out, told, first, second, metric)
 
 
 @app.command()
@@ -144,7 +174,7 @@ def pack(
     data, cases = _cases(dataset, skip_bad, run, fold)
     packed = run_pack(run, data, output, entries, snapshot=snapshot)
     if fold >= 0:
-        summary = run_evaluate(cases, output, run / "evaluation")
+        summary = run_evaluate(cases, output, run / "evaluation", run=run)
         _print_summary(summary)
         packed = run_pack(run, data, output, entries, summary=summary, snapshot=snapshot)
     size = sum(p.stat().st_size for p in packed.root.rglob("*") if p.is_file())

@@ -14,18 +14,30 @@ from UNetSegmentLib.errors import UNetSegmentError
 from UNetSegmentLib.predict import Predictor, gather
 from UNetSegmentLib.volume import Volume
 
+from .compare import compare
 from .dataset import Case
 from .metrics import NAMES, measure, summarize
+from .report import write_report
+from .report_pictures import overlay
 
 
-def evaluate(cases: Sequence[Case], model: Path | str, output: Path, backend: str = "auto") -> list[dict[str, Any]]:
+def evaluate(
+    cases: Sequence[Case],
+    model: Path | str,
+    output: Path,
+    backend: str = "auto",
+    run: Path | None = None,
+    previous: Path | None = None,
+) -> list[dict[str, Any]]:
     """Segment every case and compare with the expert.
 
     Args:
         cases: With labels.
         model: A package folder or the name of an installed model.
-        output: Folder for ``cases.csv`` (a row per case and label), ``cases.json`` and ``summary.json``.
+        output: Folder for ``cases.csv`` (a row per case and label), ``cases.json``, ``summary.json`` and ``report.html``.
         backend: As in :class:`UNetSegmentLib.predict.Predictor`.
+        run: Run folder whose learning curves the report shows.
+        previous: Folder of an earlier evaluation that the report compares with.
 
     Returns:
         The summary: an entry per label.
@@ -33,6 +45,7 @@ def evaluate(cases: Sequence[Case], model: Path | str, output: Path, backend: st
     loaded = package.load(model)
     predictor = Predictor(loaded, backend=backend)
     rows: list[dict[str, Any]] = []
+    pictures: dict[str, str] = {}
     for case in track(cases, "evaluate", disable=None):
         image, expert = case.load()
         channels = [Volume(image.array[c : c + 1], image.grid, (name,)) for c, name in enumerate(image.channels)]
@@ -43,6 +56,7 @@ def evaluate(cases: Sequence[Case], model: Path | str, output: Path, backend: st
         for label in loaded.manifest.segments:
             scores = measure(answer.array == label.value, expert.array == label.value, image.grid.spacing)
             rows.append({"case": case.name, "label": label.value, "name": label.name, **scores})
+        pictures[case.name] = overlay(image, expert, answer)
     summary = summarize(rows)
     output.mkdir(parents=True, exist_ok=True)
     with (output / "cases.csv").open("w", newline="", encoding="utf-8") as file:
@@ -50,7 +64,13 @@ def evaluate(cases: Sequence[Case], model: Path | str, output: Path, backend: st
         writer.writeheader()
         writer.writerows({k: f"{v:.5f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     (output / "cases.json").write_text(json.dumps(_finite(rows), indent=1), "utf-8")
-    (output / "summary.json").write_text(json.dumps(_finite(summary), indent=1), "utf-8")
+    (output / "summary.json").write_text(json.dumps(summary, indent=1), "utf-8")
+    differences = compare(previous, output)[0] if previous is not None else []
+    manifest = loaded.manifest
+    lead = f"Version {manifest.version}, {len(cases)} cases, backend {predictor.place.backend}."
+    write_report(
+        output / "report.html", manifest.title, lead, rows, summary, pictures, run, str(previous or ""), differences
+    )
     return summary
 
 

@@ -1,0 +1,134 @@
+"""Two models on the same cases, paired: is the difference more than chance?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from .dataset import DatasetError
+from .metrics import NAMES, bootstrap
+
+LESS_IS_BETTER = ("hd95_mm",)
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The second model minus the first, for one structure.
+
+    Args:
+        label: Name of the structure, or "mean of all".
+        cases: That both have.
+        first: Mean of the first model.
+        second: Mean of the second.
+        difference: Mean of second minus first.
+        interval: 95 % bootstrap interval of that mean over cases.
+        p: Of Wilcoxon's signed-rank test, two-sided; 1 where no case differs.
+        p_holm: The same, corrected for the number of structures (Holm 1979).
+        better: Cases on which the second model is better.
+        worse: Cases on which it is worse.
+        verdict: In words.
+    """
+
+    label: str
+    cases: int
+    first: float
+    second: float
+    difference: float
+    interval: list[float]
+    p: float
+    p_holm: float
+    better: int
+    worse: int
+    verdict: str
+
+
+def compare(first: Path, second: Path, metric: str = "dice") -> tuple[list[Difference], list[str]]:
+    """Compare two folders that ``evaluate`` wrote.
+
+    A difference counts as more than chance where Wilcoxon's test, corrected for the number of structures, is below 0.05
+    and the bootstrap interval leaves out zero.
+
+    Returns:
+        A difference per structure and one of the mean over structures, and the cases that only one folder has.
+
+    Raises:
+        DatasetError: A folder is no evaluation, the metric is unknown, or they share fewer than two cases.
+    """
+    if metric not in NAMES:
+        raise DatasetError(f"There is no metric '{metric}'; choose one of {', '.join(NAMES)}.")
+    tables = [_table(folder, metric) for folder in (first, second)]
+    cases = [{case for case, _ in table} for table in tables]
+    shared = sorted(cases[0] & cases[1])
+    if len(shared) < 2:
+        raise DatasetError(
+            f"'{first}' and '{second}' share {len(shared)} cases; two models are compared on the same ones."
+        )
+    labels = [name for name in _names(tables[0]) if name in _names(tables[1])]
+    if not labels:
+        raise DatasetError(f"'{first}' and '{second}' have no structure of the same name.")
+    columns = {
+        name: np.array([[table.get((case, name), np.nan) for table in tables] for case in shared]) for name in labels
+    }
+    if len(labels) > 1:
+        columns["mean of all"] = np.mean([columns[name] for name in labels], axis=0)
+    known = {name: pairs[np.isfinite(pairs).all(axis=1)] for name, pairs in columns.items()}
+    raw = {name: _wilcoxon(pairs) for name, pairs in known.items()}
+    holm = _holm({name: p for name, p in raw.items() if name in labels})
+    told = [_difference(name, pairs, raw[name], holm.get(name, raw[name]), metric) for name, pairs in known.items()]
+    return told, sorted(cases[0] ^ cases[1])
+
+
+def write(path: Path, told: list[Difference], first: Path, second: Path, metric: str) -> None:
+    """``comparison.json``."""
+    content = {"first": str(first), "second": str(second), "metric": metric, "structures": [asdict(x) for x in told]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def _table(folder: Path, metric: str) -> dict[tuple[str, str], float]:
+    path = folder / "cases.json"
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
+        return {(r["case"], r["name"]): float("nan") if r[metric] is None else float(r[metric]) for r in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DatasetError(
+            f"'{folder}' holds no cases.json with '{metric}'; run 'unetsegment-train evaluate'."
+        ) from None
+
+
+def _names(table: dict[tuple[str, str], float]) -> list[str]:
+    return list(dict.fromkeys(name for _, name in table))
+
+
+def _wilcoxon(pairs: np.ndarray) -> float:
+    steps = pairs[:, 1] - pairs[:, 0]
+    return float(stats.wilcoxon(steps).pvalue) if len(steps) and np.any(steps != 0) else 1.0
+
+
+def _holm(values: dict[str, float]) -> dict[str, float]:
+    """Holm 1979: the smallest p times the number of tests, the next times one less, never falling."""
+    result, highest = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):
+        highest = max(highest, min(1.0, p * (len(values) - rank)))
+        result[name] = highest
+    return result
+
+
+def _difference(name: str, pairs: np.ndarray, p: float, holm: float, metric: str) -> Difference:
+    steps = pairs[:, 1] - pairs[:, 0]
+    low, high = bootstrap(steps.tolist()) or [float("nan")] * 2
+    sign = -1 if metric in LESS_IS_BETTER else 1
+    better, worse = int((sign * steps > 0).sum()), int((sign * steps < 0).sum())
+    mean = float(steps.mean()) if len(steps) else float("nan")
+    if holm < LEVEL and (low > 0 or high < 0):
+        verdict = f"the second is {'higher' if mean > 0 else 'lower'}, by more than chance"
+    else:
+        verdict = "no difference beyond chance"
+    first, second = (float(x) for x in pairs.mean(axis=0)) if len(pairs) else (float("nan"),) * 2
+    return Difference(name, len(pairs), first, second, mean, [low, high], p, holm, better, worse, verdict)
