@@ -29,7 +29,7 @@ ARGUMENTS = {
 
 
 def run(options: Options, folder: Path) -> dict[str, Any]:
-    """OpenVINO in float32 and bfloat16, and PyTorch, each beside the ceiling measured between its runs."""
+    """OpenVINO in float32 and bfloat16, and PyTorch, each beside the ceiling measured before and after its runs."""
     operations = flops.of_dynunet(ARGUMENTS, [PATCH] * 3)
     rows, targets, notes = [], [], []
     for backend, precision in (("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32")):
@@ -72,7 +72,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         "table": {"head": head, "rows": rows},
         "flop_per_patch": operations,
         "notes": [
-            "Least of three runs, the ceiling measured between them. Figures per CPU second hold also where other work "
+            "Least of three runs, the ceiling measured before and after. Figures per CPU second hold also where other work "
             "shares the processor, those by wall only where nothing does.",
             *notes,
         ],

@@ -23,7 +23,7 @@ def make(folder: str, arguments: dict[str, Any], patch: int) -> str:
 
 
 def measure(package: str, backend: str, precision: str, threads: int, runs: int = 3) -> dict[str, Any]:
-    """Wall and processor seconds of a patch (least of the runs), and the ceiling measured between the runs."""
+    """Wall and processor seconds of a patch (least of the runs), and the ceiling measured before and after."""
     from UNetSegmentLib.package import load
     from UNetSegmentLib.predict.backends import Place
 
@@ -31,9 +31,9 @@ def measure(package: str, backend: str, precision: str, threads: int, runs: int 
     network = Place(backend, "cpu", threads).open(opened, precision)
     patch = np.random.default_rng(0).standard_normal((1, 1, *opened.manifest.inference.patch_size), np.float32)
     network.run(patch, lambda: None)
-    walls, cpus, peaks = [], [], []
+    walls, cpus = [], []
+    peaks = [ceiling(threads, precisions=(precision,), seconds=0.3)[precision]]
     for _ in range(runs):
-        peaks.append(ceiling(threads, precisions=(precision,), seconds=0.3)[precision])
         cpu, began = cpu_seconds(), time.perf_counter()
         network.run(patch, lambda: None)
         walls.append(time.perf_counter() - began)
