@@ -29,7 +29,7 @@ from UNetSegmentLib.predict.appearance import Appearance, summary  # noqa: E402
 from UNetSegmentLib.predict.sanity import check  # noqa: E402
 from UNetSegmentLib.volume import Grid, Volume  # noqa: E402
 
-EACH = 3
+EACH = 6
 """Hippocampus cases per half that each change is made to; unchanged, all are taken."""
 NEARLY = "(borderline)"
 
@@ -110,7 +110,7 @@ def _ct(shipped: dict[str, Any], image: Volume) -> dict[str, Any]:
         name: list(map(float, values)) for name, values in (("spacing", image.grid.spacing), ("size", image.grid.shape))
     }
     raw["fingerprint"] = {name: {way: values for way in ("min", "median", "max")} for name, values in lengths.items()}
-    raw["fingerprint"]["intensity"] = [{"cases": summary([row])}]
+    raw["fingerprint"]["intensity"] = [row | {"cases": summary([row])}]
     return raw
 
 
@@ -219,6 +219,7 @@ def _changes(random: np.random.Generator) -> Iterator[tuple[bool, str, Callable[
     yield False, "noise of 3 %", value(noise(random, 0.03))
     yield False, "bias field of 20 %", value(lambda a: a * np.linspace(0.8, 1.2, a.shape[0])[:, None, None])
     yield False, "0.7 mm", lambda v: resampled(v, (0.7, 0.7, 0.7))
+    yield False, "0.4 mm", lambda v: resampled(v, (0.4, 0.4, 0.4))
     yield False, "1 x 1 x 2 mm", lambda v: resampled(v, (1, 1, 2))
     yield False, "1 x 1 x 3 mm", lambda v: resampled(v, (1, 1, 3))
     yield (
@@ -226,7 +227,6 @@ def _changes(random: np.random.Generator) -> Iterator[tuple[bool, str, Callable[
         "6 mm cut off everywhere",
         lambda v: cropped(v, (6, 6, 4), [n - 2 * c for n, c in zip(v.grid.shape, (6, 6, 4), strict=True)]),
     )
-    yield False, "4 zeros around", lambda v: padded(v, 4)
     yield False, "gamma of 0.8", value(lambda a: (a / a.max()) ** 0.8)
     yield False, "gamma of 1.2", value(lambda a: (a / a.max()) ** 1.2)
     yield False, "smoothed by 0.6 mm", value(lambda a: blurred(a, 0.6))
@@ -252,6 +252,7 @@ def _changes(random: np.random.Generator) -> Iterator[tuple[bool, str, Callable[
     yield True, "noise of 30 %", value(noise(random, 0.3))
     yield True, "blurred by 4 mm", value(blurred)
     yield True, "mask of the bright part", value(lambda a: (a > a.mean()) * 1.0)
+    yield True, "4 voxels of zeros around", lambda v: padded(v, 4)
     yield True, "brain cut out, zeros around", value(cut_out)
     yield True, "three grey levels", value(lambda a: np.digitize(a, np.percentile(a, (33, 66))) * 100.0)
     yield True, "exponential of the intensities", value(lambda a: np.exp(6 * a / np.percentile(a, 99.5)))

@@ -20,6 +20,7 @@ from UNetSegmentLib import errors, package
 from UNetSegmentLib.errors import Cancelled, PackageError, WorkerError
 from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.backends import is_installed
+from UNetSegmentLib.predict.sanity import check
 from UNetSegmentLib.volume import Grid, Volume
 from UNetSegmentLib.worker import Worker, client, protocol
 from UNetSegmentLib.worker.memory import SharedArray
@@ -80,16 +81,21 @@ def worker():
 
 @needs_engine
 def test_the_answer_is_that_of_the_engine_and_the_model_stays_warm(worker, model):
-    volume, told, slabs = image(), [], []
+    volume, told, slabs, warned = image(), [], [], []
     job = worker.predict(
         model,
         [volume],
         NUMBERS,
         on_progress=lambda report, left: told.append(report.fraction),
         on_slab=lambda box, array: slabs.append((box, array[box].copy())),
+        on_warnings=lambda warnings: warned.extend([*warnings, len(told)]),
     )
     outcome = worker.wait(job)
-    here = Predictor(package.load(model)).predict(volume)
+    loaded = package.load(model)
+    *warnings, when = warned
+    assert [warning.code for warning in warnings] == ["no_geometry", "noise"] and when < len(told)
+    assert warnings == check([volume], loaded.manifest)
+    here = Predictor(loaded).predict(volume, warnings=warnings)
     np.testing.assert_array_equal(outcome.array, np.searchsorted([0, 3, 300], here.labels.array))
     assert outcome.array.dtype == np.uint8
     assert outcome.voxels == {v: int((here.labels.array == v).sum()) for v in NUMBERS}

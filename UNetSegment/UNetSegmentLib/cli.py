@@ -95,8 +95,12 @@ def _segment(options: argparse.Namespace) -> None:
         )
 
     from .predict import Predictor, gather
+    from .predict.sanity import check
 
     volume = gather(volumes, model.manifest)
+    warnings = check(volumes, model.manifest)
+    for warning in warnings:
+        print(f"warning: {warning.message}", file=sys.stderr)
     show = not options.quiet and sys.stderr.isatty()
     began = time.perf_counter()
     predictor = Predictor(model, options.device, options.backend, options.threads, options.mode, options.mirror)
@@ -107,6 +111,7 @@ def _segment(options: argparse.Namespace) -> None:
         region=region,
         skip_background=options.skip_background,
         crop_to_body=options.crop_to_body,
+        warnings=warnings,
     )
     seconds = time.perf_counter() - ready
     if show:

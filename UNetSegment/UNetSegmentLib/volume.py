@@ -126,6 +126,12 @@ class Grid:
         return bool(np.linalg.det(self.ijk_to_ras[:3, :3]) < 0)
 
     @property
+    def is_unset(self) -> bool:
+        """Whether this is what files have that lost their header: spacing 1 mm, origin 0, axes as stored (RAS or LPS)."""
+        matrix = self.ijk_to_ras
+        return bool(np.array_equal(np.abs(matrix), np.eye(4)) and matrix[0, 0] == matrix[1, 1] and matrix[2, 2] == 1)
+
+    @property
     def voxel_volume_ml(self) -> float:
         """Volume of one voxel in millilitres."""
         return float(abs(np.linalg.det(self.ijk_to_ras[:3, :3]))) / 1000.0

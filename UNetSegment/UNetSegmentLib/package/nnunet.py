@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from .tensors import write_tensors
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 """Weights of a fold, the first that is there."""
 JSON_LIMIT = 64 << 20
-_REVISION = b"unetsegment-nnunet-1"
+_TRAINED_ON = "dataset_fingerprint.json"
+"""What nnU-Net wrote down of the training images; older or exported folders lack it."""
+_REVISION = b"unetsegment-nnunet-2"
 """Changes when the same folder is to be converted anew."""
 _UNUSED = re.compile(r"^decoder\.encoder\.|\.all_modules\.|\.num_batches_tracked$")
 """Weights that nnU-Net's files hold twice, or that only training needs."""
@@ -119,6 +121,9 @@ def _write(folder: Folder, made: Path, digest: str) -> None:
             arrays = _arrays(checkpoint, weights, how.architecture, about["trainer_name"])
             files[role] = _store(made, name, arrays)
     assert how is not None
+    if (folder.root / _TRAINED_ON).is_file():
+        with suppress(PackageError):  # it only makes the warnings before a run better
+            how.entries["fingerprint"] |= nnunet_plans.trained_on(_json(folder.root / _TRAINED_ON), plans)
     manifest = _manifest(folder, plans, dataset, first, how, digest) | {"files": files}
     Manifest.from_dict(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
@@ -281,6 +286,8 @@ def _digest(folder: Folder) -> str:
     paths = [folder.root / "plans.json", folder.root / "dataset.json", *folder.checkpoints]
     if (steps := _postprocessing_file(folder)) is not None:
         paths.append(steps)
+    if (folder.root / _TRAINED_ON).is_file():
+        paths.append(folder.root / _TRAINED_ON)
     try:
         for path in paths:
             digest.update(path.relative_to(folder.root).as_posix().encode() + b"\0" + _sha256(path))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import math
 import re
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -371,6 +372,35 @@ def _fingerprint(plans: dict[str, Any]) -> dict[str, Any]:
     if rows:
         found["intensity"] = rows
     return found
+
+
+def trained_on(table: dict[str, Any], plans: dict[str, Any]) -> dict[str, Any]:
+    """From nnU-Net's dataset_fingerprint.json: the range of the training images' spacings, and of their sizes (both mm).
+
+    Sizes are those after cropping to what is not zero; where that cut off much, the images' own sizes are not known and
+    left out. Axes are the network's. Whatever is odd is left out, too.
+    """
+    spacings, shapes = table.get("spacings"), table.get("shapes_after_crop")
+    rows = list(zip(spacings, shapes, strict=False)) if isinstance(spacings, list) and isinstance(shapes, list) else []
+    order = [int(axis) for axis in plans["transpose_forward"]]
+    triples: dict[str, list[list[float]]] = {"spacing": [], "size_mm": []}
+    for row in rows:
+        if not all(isinstance(part, list) and len(part) == 3 for part in row):
+            return {}
+        if not all(type(n) in (int, float) and 1e-3 < n < 1e6 for part in row for n in part):
+            return {}
+        spacing, shape = ([float(part[axis]) for axis in order] for part in row)
+        triples["spacing"].append(spacing)
+        triples["size_mm"].append([s * n for s, n in zip(spacing, shape, strict=True)])
+    kept = table.get("median_relative_size_after_cropping", 0)
+    if not isinstance(kept, int | float) or kept < 0.9:
+        del triples["size_mm"]
+    ways: dict[str, Any] = {"min": min, "median": statistics.median, "max": max}
+    return {
+        name: {way: [round(f(column), 4) for column in zip(*rows, strict=True)] for way, f in ways.items()}
+        for name, rows in triples.items()
+        if rows
+    }
 
 
 def _last(name: Any) -> str | None:

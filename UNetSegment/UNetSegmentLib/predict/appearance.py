@@ -43,9 +43,7 @@ class Appearance:
         here, there = (np.concatenate(side) for side in zip(*pairs, strict=True))
         inner = (here > least) & (here < most)
         equal = float((here == there)[inner].mean()) if inner.sum() > 50 else 0.0
-        with np.errstate(over="ignore"):
-            steps = np.abs(here - there)
-        return cls(values, tuple(float(q) for q in np.percentile(values, _PERCENTS)), steps, equal)
+        return cls(values, tuple(float(q) for q in np.percentile(values, _PERCENTS)), np.abs(here - there), equal)
 
     @property
     def is_constant(self) -> bool:
@@ -102,7 +100,8 @@ class Appearance:
         around 1050, air near 0, and little in between."""
         tissue = self.share(924, 1224)
         between = self.share(500, 800)
-        return bool(self.quantiles[0] >= 0 and tissue > 0.1 and between < 0.3 * tissue and self.share(0, 300) > 0.05)
+        air = self.share(-100, 300)
+        return bool(self.quantiles[0] >= -200 and tissue > 0.1 and between < 0.3 * tissue and air > 0.05)
 
     def is_labels(self) -> bool:
         """Whether this looks like a label map: few whole numbers in plateaus, or a mask of two values."""
@@ -116,9 +115,8 @@ class Appearance:
             return False
         if np.array_equal(a, b):
             return True
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            a, b = a - a.mean(), b - b.mean()
-            return bool((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()) > 0.99999)
+        a, b = a - a.mean(), b - b.mean()
+        return bool((a * b).sum() > 0.99999 * np.sqrt((a * a).sum() * (b * b).sum()))
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -62,6 +62,11 @@ def check(volumes: Sequence[Volume], manifest: Manifest) -> list[InputWarning]:
             all channels. ``channels[0]`` of each is the name used in the messages. They are not changed.
         manifest: Of the model that would run.
     """
+    with np.errstate(all="ignore"):  # what overflows tells nothing, and is left out
+        return _check(volumes, manifest)
+
+
+def _check(volumes: Sequence[Volume], manifest: Manifest) -> list[InputWarning]:
     known = _Known(manifest)
     inputs = [_Input.of(*entry) for entry in zip(_channels(volumes), manifest.channels, strict=False)]
     found: list[InputWarning] = []
@@ -121,13 +126,13 @@ class _Known:
         self.manifest = manifest
         raw = manifest.raw.get("fingerprint")
         self.raw: dict[str, Any] = raw if isinstance(raw, dict) else {}
-        self.spacing = _range(self.raw.get("spacing"))
-        size, size_mm = _range(self.raw.get("size")), _range(self.raw.get("size_mm"))
-        if not size_mm and size and self.spacing:
-            size_mm = {way: size[way] * self.spacing[way] for way in size if way in self.spacing}
-        if not self.spacing and all(manifest.preprocessing.spacing):
-            self.spacing = {"median": np.sort(np.asarray(manifest.preprocessing.spacing, float))}
-        self.size = size_mm
+        spacing, size, size_mm = (_range(self.raw.get(name)) for name in ("spacing", "size", "size_mm"))
+        if not size_mm:
+            size_mm = {way: size[way] * spacing[way] for way in size if way in spacing}
+        if not spacing and all(manifest.preprocessing.spacing):
+            spacing = {"median": np.asarray(manifest.preprocessing.spacing, float)}
+        self.spacing = {way: np.sort(lengths) for way, lengths in spacing.items()}
+        self.size = {way: np.sort(lengths) for way, lengths in size_mm.items()}
         self.unplaced = (_number(self.raw.get("unplaced")) or 0.0) > 0
 
     def patch(self, spacing: tuple[float, float, float]) -> np.ndarray:
@@ -164,13 +169,13 @@ def _number(value: Any) -> float | None:
 
 
 def _range(entry: Any) -> dict[str, np.ndarray]:
-    """``min``, ``median`` and ``max`` of three positive numbers each, where they are that; sorted."""
+    """``min``, ``median`` and ``max`` of three positive numbers each, where they are that."""
     found = {}
     for way in ("min", "median", "max"):
         values = entry.get(way) if isinstance(entry, dict) else None
         numbers = [_number(v) for v in values] if isinstance(values, list) and len(values) == 3 else []
         if numbers and all(n is not None and 1e-9 < n < 1e9 for n in numbers):
-            found[way] = np.sort(np.asarray(numbers, float))
+            found[way] = np.asarray(numbers, float)
     return found
 
 
@@ -278,14 +283,15 @@ def _hounsfield(given: _Input, known: _Known, index: int) -> Iterator[InputWarni
     """Whether a channel that should be a CT is one, in Hounsfield units."""
     looks, q = given.looks, given.looks.quantiles
     trained = known.cases(index).get("p00_5")
+    if looks.is_raised_ct():
+        yield given.warn(
+            "ct_offset",
+            "looks like a CT stored without its offset (soft tissue is near 1050 instead of near 40), so its values are "
+            "probably 1024 too high and the result may mean nothing",
+        )
+        return
     if q[0] >= 0 and not (trained and trained[1] >= 0):  # those trained on skull-stripped heads expect no air
-        if looks.is_raised_ct():
-            yield given.warn(
-                "ct_offset",
-                "looks like a CT stored without its offset (soft tissue is near 1050 instead of near 40), so its "
-                "values are probably 1024 too high and the result may mean nothing",
-            )
-        elif q[8] <= 255:
+        if q[8] <= 255:
             yield given.warn(
                 "ct_8bit",
                 f"has values from {q[0]:.4g} to {q[8]:.4g}, not Hounsfield units (air is -1000), so it may be a picture "
@@ -376,9 +382,7 @@ def _ignored(given: _Input, known: _Known) -> set[str]:
     return found
 
 
-def _worst(
-    statistics: dict[str, float], cases: dict[str, tuple[float, float]], ignored: set[str]
-) -> tuple[str, float]:
+def _worst(statistics: dict[str, float], cases: dict[str, tuple[float, float]], ignored: set[str]) -> tuple[str, float]:
     """The statistic farthest outside of the training images' range, and how far, in widths of it; negative: below."""
     worst, amount = "", 0.0
     for name in _SAYS:
@@ -431,6 +435,6 @@ def _swapped(inputs: Sequence[_Input], known: _Known) -> Iterator[InputWarning]:
         if now > 2 * MARGIN and misfit(a, n) + misfit(b, m) < now / 3:
             yield InputWarning(
                 "", "swapped",
-                f"Volume '{a.name}' looks like {b.channel.name} and volume '{b.name}' like {a.channel.name}, so they "
-                f"may have been chosen in the wrong order; {_ANYWAY}.",
+                f"Volume '{a.name}' given for {a.channel.name} looks like {b.channel.name}, and '{b.name}' given for "
+                f"{b.channel.name} like {a.channel.name}, so they may have been swapped; {_ANYWAY}.",
             )  # fmt: skip

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import Cancelled, UNetSegmentError, WorkerError
 from ..predict import Progress
+from ..predict.sanity import InputWarning
 from ..volume import Volume
 from . import protocol
 from .memory import SharedArray
@@ -60,6 +61,7 @@ class Job:
     on_progress: Callable[[Progress, float | None], None] | None = None
     on_slab: Callable[[tuple[slice, slice, slice], np.ndarray], None] | None = None
     on_answer: Callable[[np.ndarray], None] | None = None
+    on_warnings: Callable[[list[InputWarning]], None] | None = None
     finished: bool = False
     result: Any = None
     error: UNetSegmentError | None = None
@@ -158,6 +160,8 @@ class Worker:
             callbacks: ``on_done(Outcome)``, ``on_error(UNetSegmentError)``, ``on_progress(Progress, seconds_left)``,
                 ``on_slab(box, array)`` with the result's array, final inside of the box; and ``on_answer(array)``,
                 which alone is called in a thread of the client's, before ``on_done``: the place to copy the result.
+                ``on_warnings(list)`` gets what looks wrong about the volumes, once, before the first patch and only
+                where something does; see :func:`predict.sanity.check`.
 
         Raises:
             WorkerError: The process cannot be started.
@@ -326,6 +330,9 @@ class Worker:
             report = Progress(str(params["stage"]), float(params["fraction"]), str(params["message"]))
             left = params.get("seconds_left")
             job.on_progress(report, None if left is None else float(left))
+        elif method == "warnings" and job.on_warnings is not None and not job.is_cancelled:
+            messages = [InputWarning(str(m["channel"]), str(m["code"]), str(m["message"])) for m in params["messages"]]
+            job.on_warnings(messages)
         elif method == "slab" and job.on_slab is not None and not job.is_cancelled:
             box = tuple(slice(int(a), int(b)) for a, b in params["box"])
             job.on_slab(box, job._shared[-1].array.T)  # type: ignore[arg-type]

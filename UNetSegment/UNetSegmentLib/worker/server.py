@@ -19,6 +19,7 @@ from .. import package
 from ..errors import Cancelled, InputError, UNetSegmentError
 from ..package import Package
 from ..predict import Predictor, Progress, Slab, gather
+from ..predict.sanity import check
 from ..volume import Grid, Volume
 from . import protocol
 from .memory import SharedArray
@@ -157,11 +158,15 @@ class Server:
             for array, entry in zip(inputs, params["volumes"], strict=True)
         ]
         volume = gather(volumes, model.manifest)
+        warnings = check(volumes, model.manifest)
+        if warnings:
+            messages = [warning.to_dict() for warning in warnings]
+            self._send({"method": "warnings", "params": {"id": number, "messages": messages}})
         numbering = np.asarray(params["numbering"], np.int64)
         table = np.zeros(int(numbering[:, 0].max()) + 1, target.dtype)
         table[numbering[:, 0]] = numbering[:, 1]
         kept = {key: options[key] for key in ("region", "skip_background", "crop_to_body") if key in options}
-        result = predictor.predict(volume, progress, cancel, on_slab, **kept)
+        result = predictor.predict(volume, progress, cancel, on_slab, warnings=warnings, **kept)
         array = result.labels.array
         for start in range(0, array.shape[2], 16):  # piecewise: no second copy of the whole map
             target[:, :, start : start + 16] = table[array[:, :, start : start + 16]]
