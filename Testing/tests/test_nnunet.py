@@ -4,6 +4,8 @@ import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -465,6 +467,28 @@ def labels_of(model, volume, mirror):
 
     predictor = Predictor(package.load(model), device="cpu", mode="parity", mirror=mirror)
     return predictor.predict(volume).labels.array
+
+
+def test_neither_torch_nor_monai_is_needed(tmp_path):
+    pytest.importorskip("openvino")
+    folder = write(tmp_path / "model")
+    program = f"""
+import sys
+for name in ("torch", "monai", "safetensors", "onnx"):
+    sys.modules[name] = None  # importing it fails
+import numpy as np
+from UNetSegmentLib import package
+from UNetSegmentLib.predict import Predictor
+from UNetSegmentLib.volume import Grid, Volume
+image = np.random.default_rng(0).normal(20, 30, (1, 20, 18, 12)).astype(np.float32)
+volume = Volume(image, Grid.from_spacing((20, 18, 12), (0.6, 2.5, 1.1)), ("CT",))
+predictor = Predictor(package.load({str(folder)!r}), device="cpu", backend="openvino", threads=1)
+print(predictor.predict(volume).labels.array.shape)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "UNetSegment")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(20, 18, 12)"
 
 
 def agreement(array, path):

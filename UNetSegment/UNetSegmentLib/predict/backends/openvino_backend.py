@@ -44,7 +44,7 @@ class OpenVinoBackend:
         core, manifest = ov.Core(), package.manifest
         self._flat = manifest.dimensions == 2
         shape = list(patch[1:] if self._flat else patch)
-        model = _read(core, package, fold, shape)
+        model = _read(core, package, fold, shape, precision == "fp32")
         if len(model.inputs) != 1 or model.outputs[0].partial_shape[1].to_string() != str(len(manifest.outputs)):
             raise PackageError(
                 f"Model '{manifest.name}': its network does not answer {len(manifest.outputs)} outputs for one input."
@@ -105,7 +105,7 @@ def native_precisions(device: str) -> tuple[str, ...]:
     return ("bf16",) if "BF16" in able else ()
 
 
-def _read(core: Any, package: Package, fold: int, shape: list[int]) -> Any:
+def _read(core: Any, package: Package, fold: int, shape: list[int], exact: bool) -> Any:
     """The network as an OpenVINO model for one patch: from ONNX, built here, or converted by torch once and kept."""
     name, role = package.manifest.name, package.role("onnx", fold)
     size = [1, len(package.manifest.channels), *shape]
@@ -115,7 +115,7 @@ def _read(core: Any, package: Package, fold: int, shape: list[int]) -> Any:
 
         tensors = read_tensors(package.verified_bytes(weights), f"Model '{name}': its weights file")
         check_shapes(f"Model '{name}': its weights", architecture.shapes(), {k: v.shape for k, v in tensors.items()})
-        return build(architecture, tensors, shape)
+        return build(architecture, tensors, shape, exact)
     if role is None:
         kept = cache_folder() / "converted" / f"{package.content_hash}-{fold}.xml"
         if not kept.is_file():
