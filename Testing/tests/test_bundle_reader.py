@@ -553,7 +553,7 @@ def clean(folder, config=None, metadata=None):
         assert str(error) and "\n" not in str(error) and len(str(error)) < 1000
 
 
-fuzz = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @fuzz
@@ -736,3 +736,8 @@ def test_components_on_the_networks_grid_as_monai_has_them(tmp_path):
 
 def test_messages_name_no_more_than_a_line():
     assert not re.search(r"[\n\r]", bundle.shown("a\nb\rc")) and len(bundle.shown("x" * 1000)) < 120
+
+
+@pytest.mark.parametrize("config", [bundles.inference(image_key={"\n": "@::x"}), '{"a\\nb": 1, "a\\nb": 2}'])
+def test_names_in_messages_stay_on_one_line(tmp_path, config):
+    clean(tmp_path / "b", config)

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import PackageError
 from . import bundle_config, converted, schema
 from .bundle_answer import Answer, read_answer, read_inferer
-from .bundle_config import Config, Node, shown
+from .bundle_config import Config, Node, one_line, shown
 from .bundle_recipe import read_recipe
 from .bundle_transforms import read_streams
 from .bundle_weights import weights_of
@@ -246,7 +246,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise PackageError(f"Bundle '{folder.name}': {METADATA} cannot be read ({error.strerror}).") from None
     except ValueError as error:
-        raise PackageError(f"Bundle '{folder.name}' cannot be used: {METADATA} {error}.") from None
+        raise PackageError(f"Bundle '{folder.name}' cannot be used: {METADATA} {one_line(str(error))}.") from None
     if not isinstance(metadata, dict):
         raise PackageError(f"Bundle '{folder.name}' cannot be used: {METADATA} is not a table of entries.")
     return metadata

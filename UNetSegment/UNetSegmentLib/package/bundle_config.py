@@ -136,7 +136,7 @@ class Config:
 
     def refusal(self, place: str, what: str) -> PackageError:
         """The error for the entry ``place``, in one sentence."""
-        return PackageError(f"Bundle '{self.model}' cannot be used: in {self.file}, '{place}': {what}.")
+        return PackageError(f"Bundle '{self.model}' cannot be used: in {self.file}, {shown(place)}: {what}.")
 
     def __contains__(self, key: str) -> bool:
         return key in self._root.value
@@ -304,7 +304,7 @@ def load(folder: Path, model: str, stem: str) -> Config | None:
         except OSError as error:
             raise PackageError(f"Bundle '{model}': {file} cannot be read ({error.strerror}).") from None
         except ValueError as error:
-            raise PackageError(f"Bundle '{model}' cannot be used: {file} {error}.") from None
+            raise PackageError(f"Bundle '{model}' cannot be used: {file} {one_line(str(error))}.") from None
         if not isinstance(content, dict):
             raise PackageError(f"Bundle '{model}' cannot be used: {file} is not a table of entries.")
         return Config(model, file, content)
@@ -313,9 +313,14 @@ def load(folder: Path, model: str, stem: str) -> Config | None:
 
 def shown(value: Any) -> str:
     """A value as a message quotes it: short, on one line, without control characters."""
-    text = value if isinstance(value, str) else repr(value)[:200]
-    text = "".join(c if c.isprintable() else " " for c in text[:200])
-    return f"'{text if len(text) <= 90 else text[:87] + '...'}'"
+    text = one_line(value if isinstance(value, str) else repr(value), 90)
+    return f"'{text}'"
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """Text without control characters, cut where it is longer than ``most``."""
+    text = "".join(c if c.isprintable() else " " for c in text[: most + 1])
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _child(parent: Node, key: Any, value: Any) -> Node:

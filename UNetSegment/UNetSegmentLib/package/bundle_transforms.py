@@ -100,11 +100,11 @@ class Arguments:
         """Refuse arguments that nothing was said about."""
         self.ignore("allow_missing_keys")
         for name, node in self._left.items():
-            raise node.refusal(f"'{self.component.target}' has the argument '{name}', which is not supported")
+            raise node.refusal(f"{shown(self.component.target)} has the argument {shown(name)}, which is not supported")
 
     def refusal(self, name: str, value: Any) -> Exception:
         """The error for an argument whose value is not supported."""
-        return self.node.refusal(f"'{self.component.target}' with {name} = {shown(value)} is not supported")
+        return self.node.refusal(f"{shown(self.component.target)} with {name} = {shown(value)} is not supported")
 
 
 def unknown(component: Component) -> Exception:
