@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,11 +114,12 @@ class Augmenter:
         return np.radians(rng.uniform(-30, 30, 3))
 
     def _bend(self, rng: np.random.Generator) -> np.ndarray:
-        """Smooth shifts (axes, *patch) in voxels."""
+        """Smooth shifts (axes, *patch) in voxels: cubic splines through the coarse grid, axis by axis."""
         points = [int(np.ceil(n / self.spacing)) + 1 for n in self.patch]
-        coarse = rng.normal(0, self.sigma, (len(self.patch), *points))
-        factors = [n / m for n, m in zip(self.patch, points, strict=True)]
-        return np.stack([ndimage.zoom(one, factors, order=3, mode="nearest") for one in coarse])
+        shifts = rng.normal(0, self.sigma, (len(self.patch), *points))
+        for axis, (fine, coarse) in enumerate(zip(self.patch, points, strict=True), 1):
+            shifts = np.moveaxis(np.tensordot(_spline(coarse, fine), shifts, (1, axis)), 0, axis)
+        return shifts
 
     def _resample(
         self, image: torch.Tensor, classes: torch.Tensor, places: np.ndarray | None
@@ -134,6 +136,12 @@ class Augmenter:
         masks = F.one_hot(classes, int(classes.max()) + 1).movedim(-1, 0).float()
         both = F.grid_sample(torch.cat([image, masks])[None], grid, align_corners=False)[0]
         return both[: len(image)], both[len(image) :].argmax(0)
+
+
+@cache
+def _spline(coarse: int, fine: int) -> np.ndarray:
+    """(fine, coarse): what each of the coarse points adds to each of the fine ones."""
+    return ndimage.zoom(np.eye(coarse), (fine / coarse, 1), order=3, mode="nearest")
 
 
 def rotation(angles: np.ndarray, axes: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,17 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 def segment(network: torch.nn.Module, image: np.ndarray, manifest: Manifest, config: FitConfig) -> np.ndarray:
     """Class indices (I, J, K) of a prepared image (C, I, J, K)."""
+    return np.concatenate([slab.argmax(axis=0) for slab in _slabs(network, image, manifest, config)])
+
+
+def logits(network: torch.nn.Module, image: np.ndarray, manifest: Manifest, config: FitConfig) -> np.ndarray:
+    """Logits (K, I, J, K) of a prepared image (C, I, J, K)."""
+    return np.concatenate(list(_slabs(network, image, manifest, config)), axis=1)
+
+
+@torch.inference_mode()
+def _slabs(network: torch.nn.Module, image: np.ndarray, manifest: Manifest, config: FitConfig) -> Iterator[np.ndarray]:
+    """Logits (K, rows, J, K), front to back."""
     device = next(network.parameters()).device
     flat = manifest.dimensions == 2
 
@@ -30,15 +41,15 @@ def segment(network: torch.nn.Module, image: np.ndarray, manifest: Manifest, con
         answer = network(x).float().cpu().numpy()
         return answer[:, :, None] if flat else answer
 
-    with torch.inference_mode():
-        if config.valid:
-            one = (1,) if flat else ()
-            return overlap_tile(image, run, (*one, *config.patch), (*one, *config.answer)).argmax(0)
-        window = manifest.inference
-        edge = window.padding == "edge"
-        tiling = Tiling.cover(image.shape[1:], window.patch_size, window.overlap, window.convention, edge)
-        stitcher = Stitcher(tiling, weights(tiling.patch, window), run, Decision.of(manifest).background)
-        return np.concatenate([slab.argmax(axis=0) for _, slab in stitcher(image)])
+    if config.valid:
+        one = (1,) if flat else ()
+        yield overlap_tile(image, run, (*one, *config.patch), (*one, *config.answer))
+        return
+    window = manifest.inference
+    edge = window.padding == "edge"
+    tiling = Tiling.cover(image.shape[1:], window.patch_size, window.overlap, window.convention, edge)
+    stitcher = Stitcher(tiling, weights(tiling.patch, window), run, Decision.of(manifest).background)
+    yield from (slab for _, slab in stitcher(image))
 
 
 def overlap_tile(image: np.ndarray, run: Run, patch: Sequence[int], answer: Sequence[int]) -> np.ndarray:
