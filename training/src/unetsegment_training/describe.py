@@ -153,6 +153,10 @@ def describe(
         shown = " x ".join(map(str, size))
         raise DatasetError(f"The network '{target}' cannot take an image of {shown} voxels ({text}).") from None
     told = Description(Path(target).stem or target, title, channels, size, stages_of(layers), notes)
+    if any(x.kind == "linear" for x in layers):
+        told.notes.append(
+            "Its linear layers (attention) are counted with the convolution before them; a receptive field is not told."
+        )
     if len(told.answer.size_out) == len(size) and any(told.margin):
         told.notes.append(_overlap_tile(told))
     return told
@@ -171,7 +175,7 @@ def stages_of(layers: Sequence[Layer]) -> list[Stage]:
     """Layers grouped by resolution: down to the coarsest (encoder, bottleneck), and up again (decoder)."""
     known_steps = [prod(x.step) for x in layers if x.step]
     down = known_steps[: known_steps.index(max(known_steps)) + 1]
-    steps = sorted(set(down))
+    steps = sorted(set(down if layers[0].receptive_field else known_steps))
     # on the way up, the distance of voxels is an average and may be off by a little
     levels = [min(range(len(steps)), key=lambda n: abs(log(prod(x.step) / steps[n]))) if x.step else -1 for x in layers]
     for n, level in enumerate(levels):
@@ -186,7 +190,8 @@ def stages_of(layers: Sequence[Layer]) -> list[Stage]:
             known = Stage(side, level, [])
             stages.append(known)
         known.layers.append(layer)
-    return stages
+    rank = {"encoder": 0, "bottleneck": 1, "decoder": 2}
+    return sorted(stages, key=lambda s: (rank[s.side], s.level if s.side == "encoder" else -s.level))
 
 
 def _find(

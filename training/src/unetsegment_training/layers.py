@@ -274,11 +274,20 @@ def trace(network: torch.nn.Module, channels: int, size: Sequence[int]) -> list[
 
 
 def _without_field(layers: list[Layer], size: Sequence[int]) -> list[Layer]:
-    """Attention between far voxels leaves no field to speak of; distances follow from the sizes."""
+    """Attention between far voxels leaves no field to speak of; distances follow from the sizes.
+
+    Additions are left out, as transformers add arrays whose channels come last.
+    """
+    kept: list[Layer] = []
     for layer in layers:
+        if layer.kind == "addition" and kept:
+            kept[-1].parameters += layer.parameters
+        else:
+            kept.append(layer)
+    for layer in kept:
         layer.receptive_field = ()
         layer.step = tuple(max(round(n / m), 1) for n, m in zip(size, layer.size_out)) if layer.size_out else ()
-    return layers
+    return kept
 
 
 def _reach(layers: Sequence[Layer], axes: int) -> list[int]:
