@@ -23,6 +23,7 @@ def agreement(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
         "equal": 1 - different / a.size,
         "dice_min": float(dice.min()),
         "dice_min_label": int(present[dice.argmin()]),
+        "dice_min_voxels": int(np.maximum(first, second)[present][dice.argmin()]),
         "labels": len(present),
     }
 

@@ -69,7 +69,7 @@ def share(value: float | None) -> str:
     """A share near one, with all digits that matter: 0.99998."""
     if value is None:
         return "-"
-    return "1" if value == 1 else f"{value:.7f}".rstrip("0")
+    return f"{value:.7f}".rstrip("0").rstrip(".")
 
 
 def rounded(value: Any) -> Any:
@@ -161,7 +161,7 @@ def _case(record: Record) -> list[str]:
                 ["agreement of", "with", "voxels", "different", "equal", "Dice, worst label"],
                 [
                     [one["a"], one["b"], str(one["voxels"]), str(one["different"]), share(one["equal"])]
-                    + [share(one["dice_min"])]
+                    + [share(one["dice_min"]) + (f" ({n} voxels)" if (n := one.get("dice_min_voxels")) else "")]
                     for one in record["agreement"]
                 ],
             )

@@ -153,4 +153,4 @@ def test_the_page_is_assembled_from_what_was_kept(tmp_path):
     assert "| less time | hippocampus | >= 2.5 times less | 3 | met |" in page
     assert "| few | hippocampus | <= 0.1 of them | 0.5 | **missed** |" in page and "not measured" in page
     assert "| 50 | 100 % of fp32 |" in page and "- a peer: it died" in page
-    assert "| ours, parity | a peer | 9 | 0 | 1 | 1 |" in page
+    assert "| ours, parity | a peer | 9 | 0 | 1 | 1 (6 voxels) |" in page
