@@ -8,7 +8,7 @@ from peers import run_peer
 from UNetSegmentLib.errors import PackageError
 from UNetSegmentLib.package import UNetArchitecture
 from UNetSegmentLib.package.architecture import check_shapes
-from UNetSegmentLib.package.nnunet_plans import _network
+from UNetSegmentLib.package.nnunet_network import read_network
 
 SOLID = {"kernel_sizes": [[3, 3, 3]] * 3, "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}
 THIN = {"kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]], "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]]}
@@ -164,7 +164,7 @@ def test_networks_agree_with_dynamic_network_architectures(peer):
             state = {key.removeprefix("w:"): arrays[key] for key in arrays.files if key.startswith("w:")}
             image, expected = arrays["input"], arrays["output"]
         how = {"architecture": {"network_class_name": f"a.{facts['name']}", "arch_kwargs": facts["arguments"]}}
-        of, _ = _network(how, facts["dimensions"], image.shape[1], facts["outputs"], False)
+        of, _ = read_network(how, facts["dimensions"], image.shape[1], facts["outputs"], False)
         given = {key: state[key] for key in of.shapes()}
         for key, value in given.items():
             assert value.shape == of.shapes()[key], key
