@@ -17,6 +17,8 @@ from UNetSegmentLib import io, package
 from UNetSegmentLib.errors import OutputError, PackageError
 from UNetSegmentLib.package import nnunet, nnunet_plans
 from UNetSegmentLib.package.tensors import read_tensors
+from UNetSegmentLib.predict.postprocess import keep_largest_component
+from UNetSegmentLib.predict.tiles import Tiling
 from UNetSegmentLib.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -413,6 +415,20 @@ def test_postprocessing_is_read_from_json(tmp_path):
     place.write_text("{")
     with pytest.raises(PackageError, match="postprocessing.json' of the nnU-Net model cannot be read"):
         package.load(folder)
+
+
+def test_components_are_connected_as_nnunet_has_it():
+    array = np.zeros((4, 4, 4), np.uint8)
+    array[0, 0, 0] = array[1, 1, 1] = 1
+    array[3, 3, 2:] = array[3, 2, 3] = 2
+    assert (keep_largest_component(array, [1, 2], corners=True) > 0).sum() == 3
+    assert keep_largest_component(array, [1], corners=True)[0, 0, 0] == 1
+    assert (keep_largest_component(array, [1]) == 1).sum() == 1
+
+
+def test_single_slices_are_visited_once():
+    tiling = Tiling.cover((7, 40, 30), (1, 32, 32), 0.5, "nnunet")
+    assert tiling.starts == (tuple(range(7)), (0, 8), (0,))
 
 
 JSON = st.recursive(
