@@ -56,7 +56,7 @@ class FitConfig(BaseModel):
         "Run", "last", "Which weights ship: those of the last epoch (nnU-Net's way), or of the best validation."
     )
     seed: Annotated[int, Field(ge=0)] = _option("Run", 0, "Of initial weights, order and augmentation.")
-    precision: Literal["auto", "32", "bf16", "16"] = _option(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _option(
         "Run", "auto", "Of sums: `auto` mixes in bf16 or fp16 where the device computes it fast."
     )
 

@@ -224,7 +224,7 @@ def _averaging(decay: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tens
 def _precision(device: str, wanted: str = "auto") -> Any:
     """Mixed precision where the device computes it fast: bf16 on recent GPUs and processors, fp16 on older GPUs."""
     if wanted != "auto":
-        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
+        return {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[wanted]
     if device != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
