@@ -1,6 +1,7 @@
 """Settings: typed, checked as a whole, documented in one place; a mistake is one sentence that helps."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,16 @@ def test_every_setting_is_documented_and_the_page_is_current():
     assert set(LOSSES) == set(schema["loss"]["enum"]) and set(AUGMENTATIONS) == set(schema["augmentation"]["enum"])
     stored = Path(__file__).parents[2] / "docs" / "configuration.md"
     assert stored.read_text("utf-8") == text, "run: unetsegment-train settings > docs/configuration.md"
+
+
+@pytest.mark.parametrize("name", ["configuration.md", "training.md"])
+def test_examples_in_the_documents_are_valid(name, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / name).read_text("utf-8")
+    examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert examples
+    for example in examples:
+        (tmp_path / "fit.toml").write_text(example)
+        FitConfig.read(tmp_path / "fit.toml")
 
 
 def test_a_wrong_setting_stops_the_command_before_the_data_are_read(capsys):
