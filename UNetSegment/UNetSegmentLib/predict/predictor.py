@@ -135,10 +135,10 @@ class Predictor:
                 progress(Progress(stage, fraction, message))
 
         tell("prepare", 0.0, "Preparing the image")
-        image = preprocess(volume, manifest, "body" if crop_to_body else None)
+        image, order = preprocess(volume, manifest, "body" if crop_to_body else None).slices_first()
         window = manifest.inference
-        edge = window.padding == "edge"
-        tiling = Tiling.cover(image.grid.shape, window.patch_size, chosen.overlap, window.convention, edge)
+        edge, patch = window.padding == "edge", tuple(window.patch_size[axis] for axis in order)
+        tiling = Tiling.cover(image.grid.shape, patch, chosen.overlap, window.convention, edge)
         box = focus.source_box(image, region, volume.grid.shape) if region is not None else None
         wanted = focus.wanted(image, tiling, box, skip_background)
         count = (
@@ -154,13 +154,13 @@ class Predictor:
 
         def run(patches: np.ndarray, relieve: Callable[[], bool]) -> Any:
             nonlocal done
-            answers = ladder(patches, relieve)
+            answers = ladder(patches.transpose(0, 1, *(2 + order.index(axis) for axis in range(3))), relieve)
             done += len(patches)
-            return answers
+            back = (0, 1, *(2 + axis for axis in order))
+            return answers.transpose(back) if isinstance(answers, np.ndarray) else answers.permute(back)
 
-        stitch = Stitcher(
-            tiling, weights(tiling.patch, window), run, self._decision.background, ladder.batch, self._head, wanted
-        )
+        weight = weights(window.patch_size, window).transpose(order)
+        stitch = Stitcher(tiling, weight, run, self._decision.background, ladder.batch, self._head, wanted)
         slabs = stitch(image.array)
         collector = None
         if probabilities is not None:

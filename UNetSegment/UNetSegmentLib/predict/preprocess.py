@@ -35,6 +35,22 @@ class NetworkImage:
     turn: Reorientation
     box: Box
 
+    def slices_first(self) -> tuple[NetworkImage, tuple[int, int, int]]:
+        """The same with the axis of the input's slices (its third one) first, as views; and the network's axes in it.
+
+        What is worked through from front to back is then a slab of slices, whose size does not follow their number.
+        """
+        first = self.turn.axes.index(2)
+        order = (first, *(axis for axis in range(3) if axis != first))
+        swap = Reorientation(order, (False, False, False))  # type: ignore[arg-type]
+        axes, flips, lerps, box = (
+            tuple(entry[axis] for axis in order) for entry in (self.turn.axes, self.turn.flips, self.lerps, self.box)
+        )
+        source = self.source.reoriented(swap)
+        grid = source if self.grid is self.source else self.grid.reoriented(swap)
+        turned = NetworkImage(swap.apply(self.array), grid, source, lerps, Reorientation(axes, flips), box)  # type: ignore[arg-type]
+        return turned, order  # type: ignore[return-value]
+
     def restored(self, labels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         """Labels on ``source`` as an array (a view) of the input's ``shape``; zero outside of the box."""
         turned_shape = tuple(shape[axis] for axis in self.turn.axes)
