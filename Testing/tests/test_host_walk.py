@@ -127,3 +127,51 @@ def test_a_download_is_cancelled_and_taken_up_again(panel, offered, tmp_path):
     ui.deleteAllButton.click()
     assert "freed" in ui.chooserStatus.text and panel.ui.modelSelector.findData("offered") < 0
     chooser.dialog.hide()
+
+
+def test_from_first_sight_to_a_result_card(panel, tmp_path):
+    pytest.importorskip("openvino")
+    ui, window = panel.ui, panel.parent
+
+    def picture(name):
+        host.process_events()
+        window.resize(400, max(window.sizeHint.height(), 500))
+        host.screenshot(window, tmp_path / f"panel_{name}.png")
+        assert window.minimumSizeHint.width() <= 400, "the panel needs horizontal scrolling"
+
+    picture("1_first_sight")
+    volume = slicer.util.loadVolume(str(SAMPLE))
+    ui.inputSelector1.setCurrentNode(volume)
+    panel.selectModel("hippocampus-mr-t1")
+    picture("2_volume")
+    ui.optionsButton.collapsed = False
+    region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+    panel.onRegionAdded(region)
+    ui.regionSelector.setCurrentNode(region)
+    picture("3_options")
+    ui.optionsButton.collapsed = True
+    ui.regionSelector.setCurrentNode(None)
+    ui.structuresButton.collapsed = False
+    ui.structuresList.item(0).setCheckState(0)
+    assert ui.structuresButton.text == "Structures: 1 of 2"
+    picture("4_structures")
+    ui.structuresAllButton.click()
+    ui.structuresButton.collapsed = True
+    ui.applyButton.click()
+    wait(lambda: ui.progressBar.value > 0 or panel._run is None)
+    picture("5_running")
+    wait(lambda: panel._run is None)
+    picture("6_result")
+    assert len(panel._cards.shown) == 1
+    ui.structuresList.item(0).setCheckState(0)
+    ui.applyButton.click()
+    wait(lambda: panel._run is None)
+    assert [s.widget.collapsed for s in panel._cards.shown] == [False, True]
+    picture("7_second_result")
+    ui.checkupButton.click()
+    wait(lambda: panel._run is None)
+    assert panel._selfTest.report.startswith("UNetSegment self-test: all well"), panel._selfTest.report
+    host.screenshot(panel._paper.dialog, tmp_path / "self_test.png")
+    picture("8_checked")
+    panel._paper.dialog.hide()
+    ui.structuresAllButton.click()

@@ -1,144 +1,31 @@
 """The module as a person and a script use it. Runs in Slicer and on the stand-in host."""
 
-import contextlib
 import dataclasses
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import unittest
 from pathlib import Path
 
 import numpy as np
 import slicer
 import vtk
-from UNetSegmentLib import io, package
-from UNetSegmentLib.errors import Cancelled, InputError, PackageError
-from UNetSegmentLib.labels import Label
-from UNetSegmentLib.predict import Prediction, Predictor, Progress
-from UNetSegmentLib.predict.backends import is_installed
-from UNetSegmentLib.volume import LabelMap
-from UNetSegmentLib.worker import Job, Worker
-from UNetSegmentLib.worker.client import Outcome
 
-MODULE = Path(__file__).resolve().parents[2] / "UNetSegment.py"
-BACKEND = is_installed("openvino") or (is_installed("torch") and is_installed("monai"))
-CONTROLS = (
-    *(
-        "QPushButton",
-        "QToolButton",
-        "QComboBox",
-        "QCheckBox",
-        "QLineEdit",
-        "QTreeWidget",
-        "QTextBrowser",
-        "QListWidget",
-    ),
-    *("QProgressBar", "ctkSearchBox", "ctkCollapsibleButton", "qMRMLNodeComboBox"),
+sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wherever they are started from
+from panel_case import (  # noqa: E402, F401
+    BACKEND,
+    MODULE,
+    NO_BACKEND,
+    FakePredictor,
+    PanelCase,
+    add_sample,
+    module,
+    segment_names,
+    setUpModule,
 )
-NO_BACKEND = "neither openvino nor torch with monai is installed here"
-
-
-def load_panel():
-    """The module's panel: in Slicer its widget, on the stand-in host the one that the host builds."""
-    if not hasattr(slicer.modules, "unetsegment"):
-        import host
-
-        host.load_module(MODULE)
-    with contextlib.suppress(RuntimeError):  # Slicer without a main window
-        slicer.util.selectModule("UNetSegment")
-    widget = slicer.modules.unetsegment.widgetRepresentation().self()
-    widget.initializeParameterNode()
-    return widget
-
-
-def module():
-    load_panel()
-    import UNetSegment
-
-    return UNetSegment
-
-
-def setUpModule():
-    """Models that the tests import go into a cache folder of their own."""
-    if "UNETSEGMENT_CACHE" not in os.environ:
-        os.environ["UNETSEGMENT_CACHE"] = folder = tempfile.mkdtemp(prefix="unetsegment-tests-")
-        unittest.addModuleCleanup(shutil.rmtree, folder, ignore_errors=True)
-        unittest.addModuleCleanup(os.environ.pop, "UNETSEGMENT_CACHE")
-
-
-class FakePredictor:
-    """Stands in for the engine where only the panel's mechanics are looked at: labels every bright voxel."""
-
-    def __init__(self, loaded, device="auto", mode="auto", mirror=None):
-        self.package, self.device = loaded, device
-
-    def predict(self, volume, progress=None, cancel=None):
-        for step in range(5):
-            if progress:
-                progress(Progress("segment", step / 5, f"Patch {step + 1} of 5"))
-            if cancel and cancel():
-                raise Cancelled()
-        bright = volume.array[0] > np.median(volume.array[0])
-        labels = LabelMap(bright.astype(np.uint8), volume.grid, (Label(0, "background"), Label(1, "Bright")))
-        return Prediction(labels, {"seconds": "0.1", "device": self.device, "model": self.package.manifest.name})
-
-
-class FakeWorker:
-    """Stands in for the worker where only the panel's mechanics are looked at; does a step whenever it is polled."""
-
-    has_answered = is_alive = True
-
-    def __init__(self, during=None):
-        self.during, self.lines, self.jobs, self.asked = during, ["a line of its log"], [], []
-
-    is_busy = property(lambda self: bool(self.jobs))
-
-    def load(self, model, options, on_done=None):
-        self.asked.append(("load", model, options))
-
-    def predict(self, model, volumes, numbering, options, **callbacks):
-        self.asked.append(("predict", model, options))
-        job = Job(len(self.asked), **callbacks)
-        self.jobs.append((job, volumes[0], self._steps(job)))
-        return job
-
-    def _steps(self, job):
-        for step in range(5):
-            job.on_progress(Progress("segment", step / 5, f"Patch {step + 1} of 5"), 5.0 - step)
-            if step == 2 and self.during:
-                self.during()
-            yield
-
-    def cancel(self, job):
-        job._cancelled_at = 1.0
-
-    def poll(self):
-        for entry in list(self.jobs):
-            job, volume, steps = entry
-            if job.is_cancelled or next(steps, "done") == "done":
-                self.jobs.remove(entry)
-                job.finished = True
-                if job.is_cancelled:
-                    job.on_error(Cancelled())
-                    continue
-                bright = (volume.array[0] > np.median(volume.array[0])).astype(np.uint8)
-                ran = {"seconds": "0.1", "device": "cpu", "precision": "fp32", "notes": ""}
-                job.on_done(Outcome(bright, {0: 0, 1: int(bright.sum())}, ran, None))
-
-    def stop(self, words=""):
-        self.jobs.clear()
-
-
-def add_sample():
-    return slicer.util.loadVolume(str(module().sampleFile()))
-
-
-def segment_names(node):
-    segmentation = node.GetSegmentation()
-    return [segmentation.GetNthSegment(n).GetName() for n in range(segmentation.GetNumberOfSegments())]
+from UNetSegmentLib import io, package  # noqa: E402
+from UNetSegmentLib.errors import Cancelled, InputError, PackageError  # noqa: E402
+from UNetSegmentLib.predict import Predictor  # noqa: E402
+from UNetSegmentLib.worker import Worker  # noqa: E402
 
 
 class LoadingTest(unittest.TestCase):
@@ -240,34 +127,7 @@ class LogicTest(unittest.TestCase):
             np.testing.assert_array_equal(one, two)
 
 
-class PanelTest(unittest.TestCase):
-    def setUp(self):
-        slicer.mrmlScene.Clear()
-        self.installed = self.panel_dependencies()
-        self.panel = load_panel()
-        self.panel.logic.stop()
-        self.worker = self.panel.logic._worker = FakeWorker()
-
-    def panel_dependencies(self):
-        dependencies = module().dependencies
-        original, dependencies.ensure = dependencies.ensure, lambda device, requirements: None
-        self.addCleanup(setattr, dependencies, "ensure", original)
-        return original
-
-    def tearDown(self):
-        self.finish()
-        self.panel.logic.stop()
-        self.panel.logic._worker = None
-
-    def finish(self, seconds=60):
-        """Let the worker work until the panel has nothing under way."""
-        end = time.monotonic() + seconds
-        while self.panel._run is not None and time.monotonic() < end:
-            self.panel.onTimer()
-            slicer.app.processEvents()
-            time.sleep(0.002)
-        self.assertIsNone(self.panel._run)
-
+class PanelTest(PanelCase):
     def test_without_a_volume_apply_is_off_and_says_why(self):
         ui = self.panel.ui
         self.assertFalse(ui.applyButton.enabled)
@@ -284,10 +144,11 @@ class PanelTest(unittest.TestCase):
         self.finish()
         node = ui.outputSelector.currentNode()
         self.assertEqual(segment_names(node), ["Anterior hippocampus", "Posterior hippocampus"])
-        self.assertIn("Anterior hippocampus", ui.statusLabel.text)
+        (shown,) = self.panel._cards.shown
+        self.assertEqual([name for name, _ml in shown.card.rows], segment_names(node))
         self.assertEqual(ui.applyButton.text, "Apply")
         self.assertTrue(ui.progressBar.isHidden())
-        self.assertFalse(ui.editButton.isHidden())
+        self.assertTrue(all(button.enabled for button in shown.buttons))
         ui.applyButton.click()
         self.finish()
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
@@ -299,7 +160,7 @@ class PanelTest(unittest.TestCase):
         ui.inputSelector1.setCurrentNode(add_sample())
         ui.applyButton.click()
         self.finish()
-        self.assertIn("Anterior hippocampus", ui.statusLabel.text)
+        self.assertIn("Anterior hippocampus", self.panel._cards.shown[0].card.html())
         node = ui.outputSelector.currentNode()
         logic = module().UNetSegmentLogic()
         expected = logic.process(ui.inputSelector1.currentNode())
@@ -320,7 +181,7 @@ class PanelTest(unittest.TestCase):
         ui.inputSelector1.setCurrentNode(add_sample())
         ui.applyButton.click()
         self.finish()
-        self.assertIn("Anterior hippocampus", ui.statusLabel.text)
+        self.assertIn("Anterior hippocampus", self.panel._cards.shown[0].card.html())
 
     def test_cancel_while_it_runs(self):
         ui = self.panel.ui
@@ -411,76 +272,6 @@ class PanelTest(unittest.TestCase):
         ui.inputSelector1.setCurrentNode(volume)
         slicer.mrmlScene.RemoveNode(volume)
         self.assertFalse(ui.applyButton.enabled)
-
-    def test_every_control_has_a_tool_tip_and_a_name(self):
-        for ui in (self.panel.ui, self.chooser().ui):
-            for name, control in vars(ui).items():
-                if control.className() in CONTROLS:
-                    self.assertTrue(control.toolTip, name)
-                    self.assertTrue(control.accessibleName or getattr(control, "text", ""), name)
-
-    def chooser(self):
-        """The window with all models."""
-        self.panel.ui.modelsButton.click()
-        self.addCleanup(self.panel._chooser.dialog.hide)
-        return self.panel._chooser
-
-    def wait_for(self, condition, seconds=60):
-        end = time.monotonic() + seconds
-        while not condition() and time.monotonic() < end:
-            slicer.app.processEvents()
-            time.sleep(0.005)
-        self.assertTrue(condition())
-
-    def test_the_chooser_lists_finds_and_describes_models(self):
-        ui = self.chooser().ui
-        self.assertIn("CC-BY-SA-4.0", ui.cardBrowser.plainText)
-        self.assertIn("Dice", ui.cardBrowser.plainText)
-        self.assertFalse(ui.getButton.enabled)  # it is here
-        self.assertFalse(ui.deleteButton.enabled)  # it ships
-        everything = ui.modelList.topLevelItemCount
-        ui.searchBox.setText("liver ct")
-        self.assertTrue(0 < ui.modelList.topLevelItemCount < everything)
-        ui.searchBox.setText("")
-        self.assertEqual(ui.modelList.topLevelItemCount, everything)
-
-    def test_the_licence_is_shown_before_a_download_and_a_refused_model_says_why(self):
-        chooser = self.chooser()
-        ui = chooser.ui
-        self.addCleanup(ui.searchBox.setText, "")
-        ui.searchBox.setText("totalsegmentator-body")
-        ui.getButton.click()
-        self.assertFalse(chooser.is_busy)
-        self.assertIn("Licence of", ui.cardBrowser.plainText)
-        self.assertIn("trust on first use", ui.cardBrowser.plainText)
-        self.assertIn("Accept and get", ui.getButton.text)
-        ui.searchBox.setText("unest")
-        self.assertEqual(ui.getButton.text, "Get")
-        self.assertFalse(ui.getButton.enabled)
-        self.assertIn("cannot run here", ui.cardBrowser.plainText)
-
-    def test_a_model_is_imported_used_and_deleted(self):
-        chooser, ui = self.chooser(), self.panel.ui
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(package.load(module().DEFAULT_MODEL).root, Path(folder) / "mine")
-            manifest = Path(folder) / "mine" / "configs" / "manifest.json"
-            manifest.write_text(manifest.read_text("utf-8").replace('"hippocampus-mr-t1"', '"mine"'), "utf-8")
-            chooser.import_(Path(folder) / "mine")
-            self.assertEqual(chooser.ui.getButton.text, "Cancel")
-            self.wait_for(lambda: not chooser.is_busy)
-        self.assertIn("is ready", chooser.ui.chooserStatus.text)
-        self.assertEqual(ui.modelSelector.currentData, "mine")
-        chooser.ui.deleteButton.click()
-        self.assertGreaterEqual(ui.modelSelector.findData("mine"), 0)  # the first click only asks
-        chooser.ui.deleteButton.click()
-        self.assertLess(ui.modelSelector.findData("mine"), 0)
-        self.assertEqual(ui.modelSelector.currentData, module().DEFAULT_MODEL)
-
-    def test_what_cannot_be_imported_is_a_sentence(self):
-        chooser = self.chooser()
-        chooser.import_("no such file.zip")
-        self.wait_for(lambda: not chooser.is_busy)
-        self.assertIn("There is no file or folder", chooser.ui.chooserStatus.text)
 
     def test_choices_survive_in_the_parameter_node(self):
         volume = add_sample()

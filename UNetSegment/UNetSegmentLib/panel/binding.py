@@ -6,6 +6,12 @@ from typing import Any
 
 from .state import PanelView
 
+CHOICES = (
+    *("modelSelector", "outputSelector", "deviceSelector", "modeSelector", "show3DCheckBox", "regionSelector"),
+    *("checkupButton", "structuresList", "structuresAllButton", "structuresNoneButton"),
+)
+"""What cannot be changed while a segmentation is under way."""
+
 
 def show(ui: Any, view: PanelView) -> None:
     """Set texts, visibility and enabled states; ``ui`` is what ``slicer.util.childWidgetVariables`` gives."""
@@ -19,11 +25,11 @@ def show(ui: Any, view: PanelView) -> None:
         hint.setVisible(bool(row.hint))
         selector.enabled = view.inputs_enabled
     ui.modelHint.text = view.model_line
-    ui.structuresLabel.text = view.structures
+    ui.structuresButton.text = view.structures
     ui.optionsButton.text = view.options
     ui.applyButton.text = view.apply_text
     ui.applyButton.enabled = view.apply_enabled
     ui.applyButton.toolTip = view.apply_tip
     ui.mirrorCheckBox.enabled = view.inputs_enabled and view.can_mirror
-    for name in ("modelSelector", "outputSelector", "deviceSelector", "modeSelector", "show3DCheckBox"):
+    for name in CHOICES:
         getattr(ui, name).enabled = view.inputs_enabled

@@ -5,13 +5,14 @@ No Qt and no scene here: every text and every enabled button can be tested witho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from .. import package
 from ..errors import UNetSegmentError
-from ..labels import Label
 from ..package import Manifest
+from ..predict.sanity import InputWarning
+from . import structures
 
 MAX_INPUTS = 4
 """Rows the panel has; models with more channels run by script."""
@@ -61,6 +62,8 @@ def view(
     model_problem: str = "",
     device: str = "",
     tr: Callable[[str], str] = lambda text: text,
+    kept: Collection[int] | None = None,
+    warnings: Sequence[InputWarning] = (),
 ) -> PanelView:
     """Decide what the panel shows.
 
@@ -71,8 +74,11 @@ def view(
         model_problem: The sentence that says why there is no manifest.
         device: Words for what the work will run on; stands in the title of the folded options.
         tr: Translates a text.
+        kept: Label values of the structures to write; None: all.
+        warnings: What looks wrong about the chosen volumes.
     """
     rows, missing = _rows(manifest, chosen, tr)
+    rows = _warned(rows, manifest, warnings)
     problem = model_problem or (tr("Choose a model.") if manifest is None else "")
     if manifest is not None and len(manifest.channels) > MAX_INPUTS:
         problem = tr("This model needs {count} volumes, more than the panel has rows; run it by script.").format(
@@ -80,7 +86,8 @@ def view(
         )
     if not problem and missing:
         problem = missing
-    names = [label.name for label in manifest.segments] if manifest else []
+    if not problem and kept is not None and not kept:
+        problem = tr("No structure is chosen; check at least one under Structures.")
     if running:
         apply_text, tip = tr("Cancel"), tr("Stop; the scene stays as it was.")
     else:
@@ -89,7 +96,7 @@ def view(
         inputs=rows,
         model_line=model_problem or (manifest.summary if manifest else ""),
         options=tr("Options: {device}").format(device=device) if device else tr("Options"),
-        structures=tr("Structures: {names}").format(names=", ".join(names)) if names else "",
+        structures=structures.title(manifest, kept, tr),
         apply_text=apply_text,
         apply_enabled=running or not problem,
         apply_tip=tip,
@@ -123,14 +130,18 @@ def _rows(
     return tuple(rows), first_missing
 
 
-def result_line(labels: Sequence[Label], volumes_ml: dict[int, float], provenance: Mapping[str, str]) -> str:
-    """The result in one line: seconds, device, up to four structures with their volumes, and the engine's notes."""
-    parts = [f"{label.name} {volumes_ml[label.value]:.2f} ml" for label in labels[:4]]
-    if len(labels) > 4:
-        parts.append(f"+ {len(labels) - 4}")
-    seconds = float(provenance["seconds"])
-    line = f"{seconds:.1f} s · {_where(provenance)}   " + " · ".join(parts)
-    return "\n".join(filter(None, [line, provenance.get("notes", "")]))
+def _warned(
+    rows: tuple[InputRow, ...], manifest: Manifest | None, warnings: Sequence[InputWarning]
+) -> tuple[InputRow, ...]:
+    """The rows with each warning under the input it concerns; what concerns all of them stands under the last."""
+    names = [channel.name for channel in manifest.channels[:MAX_INPUTS]] if manifest else []
+    rows_ = list(rows)
+    for warning in warnings:
+        index = names.index(warning.channel) if warning.channel in names else len(names) - 1
+        if index >= 0:
+            words = "\n".join(filter(None, [rows_[index].hint, warning.message]))
+            rows_[index] = replace(rows_[index], hint=words)
+    return tuple(rows_)
 
 
 def ran_line(ran: Mapping[str, str] | None) -> str:
@@ -138,7 +149,7 @@ def ran_line(ran: Mapping[str, str] | None) -> str:
     if not ran:
         return ""
     proven = ", proven on this computer" if ran.get("reference_dice") else ""
-    return _where(ran) + proven
+    return where(ran) + proven
 
 
 def log_text(ran: Mapping[str, str] | None, lines: Sequence[str]) -> str:
@@ -151,5 +162,6 @@ def remaining(seconds: float | None, elapsed: float) -> str:
     return "" if seconds is None or elapsed < 2 else f"{max(round(seconds), 1)} s left"
 
 
-def _where(ran: Mapping[str, str]) -> str:
+def where(ran: Mapping[str, str]) -> str:
+    """``CPU bf16``."""
     return " ".join(filter(None, [ran.get("device", "").upper(), ran.get("precision", "")]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,23 +12,50 @@ import numpy as np
 
 from ..errors import InputError, UNetSegmentError
 from ..labels import Label
-from ..package import Package
+from ..package import Manifest, Package
 from ..predict import Progress
+from ..predict.sanity import InputWarning
 from ..volume import LabelMap
 from ..worker import Worker
 from ..worker.client import Outcome
 from .read import world_volume
 from .write import check_target, new_layer, write_segmentation
 
+GROWING = 20
+"""A new segmentation is shown while it is being filled, unless it has more structures than this."""
+REDRAW = 0.25
+"""Seconds between two redraws of a segmentation that is being filled."""
+
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave: the segmentation node, its structures with their millilitres by label value, and what was run."""
+    """What a run gave.
+
+    Args:
+        node: The segmentation node.
+        labels: The structures that were written.
+        volumes_ml: Millilitres of each by label value.
+        provenance: What was run.
+        warnings: What looked wrong about the inputs.
+    """
 
     node: Any
     labels: tuple[Label, ...]
     volumes_ml: dict[int, float]
     provenance: dict[str, str]
+    warnings: tuple[InputWarning, ...] = ()
+
+
+def kept_labels(manifest: Manifest, keep: Collection[int] | None = None) -> tuple[Label, ...]:
+    """The structures of a model with the label values ``keep``; None: all.
+
+    Raises:
+        InputError: There is none among them.
+    """
+    labels = tuple(label for label in manifest.segments if keep is None or label.value in keep)
+    if not labels:
+        raise InputError("No structure is chosen; choose at least one of the model's structures.")
+    return labels
 
 
 class Run:
@@ -36,10 +65,12 @@ class Run:
         worker: Does the work.
         model: The model.
         nodes: One vtkMRMLScalarVolumeNode per channel of the model.
-        target: vtkMRMLSegmentationNode to write to; None for a new one.
+        target: vtkMRMLSegmentationNode to write to; None for a new one, which grows in the views while it runs.
         options: See :meth:`Worker.predict`.
         show_3d: Also make the surfaces.
+        keep: Label values of the structures to write; None: all.
         on_progress: Given a :class:`Progress` and the seconds that are left, or None where that is not known yet.
+        on_warnings: Given the :class:`InputWarning` list, once, where the inputs look wrong.
         on_done: Given a :class:`Result`.
         on_error: Given the :class:`UNetSegmentError`; the scene is as it was.
 
@@ -58,28 +89,38 @@ class Run:
         on_progress: Callable[[Progress, float | None], None] | None = None,
         on_done: Callable[[Result], None] | None = None,
         on_error: Callable[[UNetSegmentError], None] | None = None,
+        keep: Collection[int] | None = None,
+        on_warnings: Callable[[list[InputWarning]], None] | None = None,
     ) -> None:
         self._worker, self._model, self._nodes, self._target = worker, model, list(nodes), target
-        self._show_3d, self._on_done, self._on_error = show_3d, on_done, on_error
+        self._show_3d, self._on_done, self._on_error, self._on_warnings = show_3d, on_done, on_error, on_warnings
         volumes = [world_volume(node) for node in self._nodes]
         if not volumes:
             raise InputError("No volume is chosen; choose one first.")
         check_target(target, self._nodes[0])
-        segments = model.manifest.segments
-        numbering = {0: 0} | {label.value: index + 1 for index, label in enumerate(segments)}
+        self._labels = kept_labels(model.manifest, keep)
+        numbering = {0: 0} | {label.value: 0 for label in model.manifest.labels}
+        numbering |= {label.value: index for index, label in enumerate(self._labels, start=1)}
         self._grid = volumes[0].grid
-        self._layer, voxels = new_layer(self._nodes[0], len(segments))
-
-        def fill(array: np.ndarray) -> None:
-            np.copyto(voxels, array.T)
-
+        self._layer, self._voxels = new_layer(self._nodes[0], len(self._labels))
+        self._grown: Any = None
+        self._blank: threading.Thread | None = None
+        self._waiting: list[tuple[slice, slice, slice]] = []
+        self._drawn = 0.0
+        self._warnings: tuple[InputWarning, ...] = ()
+        grows = target is None and len(self._labels) <= GROWING
+        if grows:  # in a thread: touching that much memory for the first time takes a tenth of a second
+            self._blank = threading.Thread(target=self._voxels.fill, args=(0,), daemon=True)
+            self._blank.start()
         self._job = worker.predict(
             str(model.root),
             volumes,
             numbering,
             options,
-            on_answer=fill,
+            on_answer=self._fill,
+            on_slab=self._grow if grows else None,
             on_progress=on_progress,
+            on_warnings=self._warn,
             on_done=self._write,
             on_error=self._fail,
         )
@@ -93,26 +134,67 @@ class Run:
         """Stop; ends with ``Cancelled``, and the scene is as it was."""
         self._worker.cancel(self._job)
 
+    def _fill(self, array: np.ndarray) -> None:
+        """In a thread of the client's: take the whole result over."""
+        if self._blank is not None:
+            self._blank.join()
+        np.copyto(self._voxels, array.T)
+
+    def _grow(self, box: tuple[slice, slice, slice], array: np.ndarray) -> None:
+        """Show what is finished of a new segmentation."""
+        if self._nodes[0].GetScene() is None or (self._grown is not None and self._grown.GetScene() is None):
+            return
+        self._waiting.append(box)
+        if self._blank is not None and self._blank.is_alive():
+            return
+        for part in self._waiting:
+            self._voxels[part[::-1]] = array[part].T
+        self._waiting.clear()
+        if self._grown is None:
+            self._grown = self._put(array, None)
+        elif time.monotonic() - self._drawn < REDRAW:
+            return
+        self._redraw()
+
+    def _redraw(self) -> None:
+        self._layer.GetPointData().GetScalars().Modified()
+        self._layer.Modified()
+        self._drawn = time.monotonic()
+
+    def _put(self, array: np.ndarray, target: Any, provenance: dict[str, str] | None = None, last: bool = False) -> Any:
+        manifest, reference = self._model.manifest, self._nodes[0]
+        name = f"{reference.GetName()} {manifest.title}"
+        labels = LabelMap(array, self._grid, self._labels)
+        return write_segmentation(labels, reference, target, name, provenance, self._show_3d and last, self._layer)
+
+    def _warn(self, warnings: list[InputWarning]) -> None:
+        self._warnings = tuple(warnings)
+        if self._on_warnings is not None:
+            self._on_warnings(warnings)
+
     def _fail(self, error: UNetSegmentError) -> None:
+        node, self._grown = self._grown, None
+        if node is not None and node.GetScene() is not None:
+            scene = node.GetScene()
+            scene.RemoveNode(node.GetDisplayNode())
+            scene.RemoveNode(node)
         if self._on_error is not None:
             self._on_error(error)
 
     def _write(self, outcome: Outcome) -> None:
-        manifest = self._model.manifest
         try:
-            for node in (*self._nodes, self._target):
+            for node in (*self._nodes, self._target, self._grown):
                 if node is not None and node.GetScene() is None:
                     words = f"'{node.GetName()}' was removed while it was being segmented; nothing was written."
                     raise InputError(words)
-            name = f"{self._nodes[0].GetName()} {manifest.title}"
-            labels = LabelMap(outcome.array, self._grid, manifest.labels)
-            node = write_segmentation(
-                labels, self._nodes[0], self._target, name, outcome.provenance, self._show_3d, self._layer
-            )
+            if self._grown is not None:
+                self._redraw()
+            target = self._target if self._grown is None else self._grown
+            node = self._put(outcome.array, target, outcome.provenance, last=True)
         except UNetSegmentError as error:
             self._fail(error)
             return
         ml = self._grid.voxel_volume_ml
-        volumes = {label.value: outcome.voxels.get(label.value, 0) * ml for label in manifest.segments}
+        volumes = {label.value: outcome.voxels.get(label.value, 0) * ml for label in self._labels}
         if self._on_done is not None:
-            self._on_done(Result(node, manifest.segments, volumes, outcome.provenance))
+            self._on_done(Result(node, self._labels, volumes, outcome.provenance, self._warnings))

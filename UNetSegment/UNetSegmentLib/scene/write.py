@@ -144,6 +144,9 @@ def _put(
         if _is_completed(segment):
             return None
         before = segment.GetRepresentation(_binary()), segment.GetLabelValue()
+        if before[0] is layer and before[1] == voxel_value:  # shown while it was being filled
+            segment.SetTag(LABEL_TAG, str(label.value))
+            return None
 
         def restore() -> None:
             segment.SetLabelValue(before[1])

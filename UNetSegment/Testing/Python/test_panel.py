@@ -1,0 +1,353 @@
+"""What the panel offers beside Apply: models, structures, regions, results, the self-test. Runs in Slicer and on the stand-in host."""
+
+import shutil
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import numpy as np
+import qt
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wherever they are started from
+from panel_case import BACKEND, CONTROLS, NO_BACKEND, PanelCase, add_sample, module, segment_names, setUpModule  # noqa: E402, F401
+from UNetSegmentLib import package, scene  # noqa: E402
+from UNetSegmentLib.errors import InputError  # noqa: E402
+from UNetSegmentLib.labels import Label  # noqa: E402
+from UNetSegmentLib.panel import outcome, structures  # noqa: E402
+from UNetSegmentLib.predict.sanity import InputWarning  # noqa: E402
+
+
+class ChooserTest(PanelCase):
+    def test_every_control_has_a_tool_tip_and_a_name(self):
+        for ui in (self.panel.ui, self.chooser().ui):
+            for name, control in vars(ui).items():
+                if control.className() in CONTROLS:
+                    self.assertTrue(control.toolTip, name)
+                    self.assertTrue(control.accessibleName or getattr(control, "text", ""), name)
+
+    def test_the_chooser_lists_finds_and_describes_models(self):
+        ui = self.chooser().ui
+        self.assertIn("CC-BY-SA-4.0", ui.cardBrowser.plainText)
+        self.assertIn("Dice", ui.cardBrowser.plainText)
+        self.assertFalse(ui.getButton.enabled)  # it is here
+        self.assertFalse(ui.deleteButton.enabled)  # it ships
+        everything = ui.modelList.topLevelItemCount
+        ui.searchBox.setText("liver ct")
+        self.assertTrue(0 < ui.modelList.topLevelItemCount < everything)
+        ui.searchBox.setText("")
+        self.assertEqual(ui.modelList.topLevelItemCount, everything)
+
+    def test_the_licence_is_shown_before_a_download_and_a_refused_model_says_why(self):
+        chooser = self.chooser()
+        ui = chooser.ui
+        self.addCleanup(ui.searchBox.setText, "")
+        ui.searchBox.setText("totalsegmentator-body")
+        ui.getButton.click()
+        self.assertFalse(chooser.is_busy)
+        self.assertIn("Licence of", ui.cardBrowser.plainText)
+        self.assertIn("trust on first use", ui.cardBrowser.plainText)
+        self.assertIn("Accept and get", ui.getButton.text)
+        ui.searchBox.setText("unest")
+        self.assertEqual(ui.getButton.text, "Get")
+        self.assertFalse(ui.getButton.enabled)
+        self.assertIn("cannot run here", ui.cardBrowser.plainText)
+
+    def test_a_model_is_imported_used_and_deleted(self):
+        chooser, ui = self.chooser(), self.panel.ui
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(package.load(module().DEFAULT_MODEL).root, Path(folder) / "mine")
+            manifest = Path(folder) / "mine" / "configs" / "manifest.json"
+            manifest.write_text(manifest.read_text("utf-8").replace('"hippocampus-mr-t1"', '"mine"'), "utf-8")
+            chooser.import_(Path(folder) / "mine")
+            self.assertEqual(chooser.ui.getButton.text, "Cancel")
+            self.wait_for(lambda: not chooser.is_busy)
+        self.assertIn("is ready", chooser.ui.chooserStatus.text)
+        self.assertEqual(ui.modelSelector.currentData, "mine")
+        chooser.ui.deleteButton.click()
+        self.assertGreaterEqual(ui.modelSelector.findData("mine"), 0)  # the first click only asks
+        chooser.ui.deleteButton.click()
+        self.assertLess(ui.modelSelector.findData("mine"), 0)
+        self.assertEqual(ui.modelSelector.currentData, module().DEFAULT_MODEL)
+
+    def test_what_cannot_be_imported_is_a_sentence(self):
+        chooser = self.chooser()
+        chooser.import_("no such file.zip")
+        self.wait_for(lambda: not chooser.is_busy)
+        self.assertIn("There is no file or folder", chooser.ui.chooserStatus.text)
+
+
+class StructuresTest(PanelCase):
+    def check(self, row, on):
+        self.panel.ui.structuresList.item(row).setCheckState(qt.Qt.Checked if on else qt.Qt.Unchecked)
+
+    def test_only_checked_structures_are_written(self):
+        ui = self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.assertEqual(ui.structuresButton.text, "Structures: all 2")
+        self.check(0, False)
+        self.assertEqual(ui.structuresButton.text, "Structures: 1 of 2")
+        ui.applyButton.click()
+        self.finish()
+        node = ui.outputSelector.currentNode()
+        self.assertEqual(segment_names(node), ["Posterior hippocampus"])
+        array = slicer.util.arrayFromSegmentBinaryLabelmap(
+            node, node.GetSegmentation().GetNthSegmentID(0), ui.inputSelector1.currentNode()
+        )
+        half = array.shape[2] // 2  # the stand-in gives label 1 below, label 2 above
+        self.assertFalse(array[..., :half].any())
+        self.assertTrue(array[..., half:].any())
+        (shown,) = self.panel._cards.shown
+        self.assertEqual([name for name, _ml in shown.card.rows], ["Posterior hippocampus"])
+
+    def test_with_none_checked_apply_is_off_and_says_why(self):
+        ui = self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.structuresNoneButton.click()
+        self.assertFalse(ui.applyButton.enabled)
+        self.assertIn("check at least one", ui.applyButton.toolTip)
+        ui.structuresAllButton.click()
+        self.assertTrue(ui.applyButton.enabled)
+        self.assertEqual(self.panel._parameterNode.structures, "")
+
+    def test_the_choice_survives_in_the_scene(self):
+        self.check(1, False)
+        self.panel.exit()
+        self.panel.enter()
+        self.assertEqual(self.panel.ui.structuresButton.text, "Structures: 1 of 2")
+        self.assertIn("Anterior hippocampus", self.panel._parameterNode.structures)
+        slicer.mrmlScene.Clear()
+        self.panel.initializeParameterNode()
+        self.assertEqual(self.panel.ui.structuresButton.text, "Structures: all 2")
+
+    def test_many_structures_are_searched(self):
+        labels = tuple(Label(n, f"rib {n}" if n % 2 else f"vertebra {n}") for n in range(1, 105))
+        checklist, ui, seen = self.panel._checklist, self.panel.ui, []
+        self.addCleanup(self.panel.refresh)
+        before, checklist._changed = checklist._changed, seen.append
+        self.addCleanup(setattr, checklist, "_changed", before)
+        checklist.show(labels, None)
+        ui.structuresSearch.setText("rib")
+        self.addCleanup(ui.structuresSearch.setText, "")
+        ui.structuresNoneButton.click()
+        self.assertEqual(seen[-1], {label.value for label in labels if "vertebra" in label.name})
+
+    def test_what_the_scene_keeps_is_plain_text(self):
+        manifest = package.load(module().DEFAULT_MODEL).manifest
+        text = structures.remember("", "a", manifest, {2})
+        text = structures.remember(text, "b", manifest, {1, 2})
+        self.assertEqual(structures.wanted(text, "a", manifest), {2})
+        self.assertIsNone(structures.wanted(text, "b", manifest))
+        self.assertEqual(structures.remember(text, "a", manifest, {1, 2}), "")
+        for broken in ("", "nonsense", "[]", '{"a": 3}'):
+            self.assertIsNone(structures.wanted(broken, "a", manifest))
+        self.assertEqual(structures.title(manifest, {2}), "Structures: 1 of 2")
+
+
+class RegionTest(PanelCase):
+    def add_roi(self, center, size, name="R"):
+        roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
+        roi.SetCenter(center)
+        roi.SetSize(size)
+        return roi
+
+    def add_turn(self, degrees, axis, shift=(0.0, 0.0, 0.0)):
+        turn = vtk.vtkTransform()
+        turn.Translate(*shift)
+        turn.RotateWXYZ(degrees, *axis)
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        node.SetMatrixTransformToParent(turn.GetMatrix())
+        return node
+
+    def add_volume(self, spacing=(1.0, 1.0, 1.0), shape=(20, 24, 28)):
+        node = slicer.util.addVolumeFromArray(np.zeros(shape[::-1], np.int16), name="mri")
+        node.SetSpacing(*spacing)
+        return node
+
+    def test_a_box_along_the_axes(self):
+        volume = self.add_volume((1.0, 2.0, 0.5))
+        roi = self.add_roi((5.0, 10.0, 5.0), (4.0, 8.0, 2.0))
+        # voxels whose inside the box meets: 3..7 mm of 1 mm voxels centred on whole numbers are 3 to 7
+        self.assertEqual(scene.region_box(roi, volume), [[3, 8], [3, 8], [8, 13]])
+
+    def test_what_lies_outside_is_cut_and_what_misses_is_said(self):
+        volume = self.add_volume()
+        self.assertEqual(scene.region_box(self.add_roi((0, 0, 0), (10, 10, 1000)), volume)[2], [0, 28])
+        with self.assertRaisesRegex(InputError, "'R' does not touch volume 'mri'"):
+            scene.region_box(self.add_roi((100, 0, 0), (10, 10, 10)), volume)
+        with self.assertRaisesRegex(InputError, "not placed yet"):
+            scene.region_box(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode"), volume)
+
+    def test_volume_and_region_that_move_together_keep_the_box(self):
+        volume, roi = self.add_volume((0.9, 1.1, 1.3)), self.add_roi((8.0, 9.0, 10.0), (5.0, 6.0, 7.0))
+        before = scene.region_box(roi, volume)
+        parent = self.add_turn(33, (1, 2, 3), (50, -20, 7))
+        for node in (volume, roi):
+            node.SetAndObserveTransformNodeID(parent.GetID())
+        self.assertEqual(scene.region_box(roi, volume), before)
+
+    def test_an_oblique_region_lies_within_its_box_and_touches_every_side(self):
+        volume, roi = self.add_volume(shape=(60, 60, 60)), self.add_roi((0.0, 0.0, 0.0), (10.0, 14.0, 18.0))
+        roi.SetAndObserveTransformNodeID(self.add_turn(40, (1, -1, 2), (30, 30, 30)).GetID())
+        box = scene.region_box(roi, volume)
+        planes, inside = vtk.vtkPlanes(), np.zeros((60, 60, 60), bool)
+        roi.GetPlanesWorld(planes)
+        for index in np.ndindex(inside.shape):
+            inside[index] = planes.EvaluateFunction([float(n) for n in index]) <= 0
+        found = np.argwhere(inside)
+        for axis, (first, stop) in enumerate(box):
+            self.assertTrue(first <= found[:, axis].min() <= first + 2)
+            self.assertTrue(stop - 3 <= found[:, axis].max() < stop)
+
+    def test_the_box_follows_the_transform_of_the_volume(self):
+        volume, roi = self.add_volume(), self.add_roi((5.0, 6.0, 7.0), (3.0, 3.0, 3.0))
+        before = scene.region_box(roi, volume)
+        volume.SetAndObserveTransformNodeID(self.add_turn(0, (0, 0, 1), (2, 0, -3)).GetID())
+        expected = [[a - shift, b - shift] for (a, b), shift in zip(before, (2, 0, -3))]
+        self.assertEqual(scene.region_box(roi, volume), expected)
+
+    def test_the_region_reaches_the_worker_and_stands_in_the_title(self):
+        ui, volume = self.panel.ui, add_sample()
+        ui.inputSelector1.setCurrentNode(volume)
+        roi = self.add_roi((0, 0, 0), (1, 1, 1), "Left side")
+        self.panel.onRegionAdded(roi)
+        ui.regionSelector.setCurrentNode(roi)
+        self.assertIn("region Left side", ui.optionsButton.text)
+        ui.applyButton.click()
+        self.finish()
+        shape = volume.GetImageData().GetDimensions()
+        self.assertEqual(self.worker.asked[-1][2]["region"], [[0, n] for n in shape])
+        roi.SetCenter(1000, 0, 0)
+        ui.applyButton.click()
+        self.assertIn("does not touch", ui.statusLabel.text)
+        slicer.mrmlScene.RemoveNode(roi)
+        self.assertNotIn("Left side", ui.optionsButton.text)
+
+
+class ResultTest(PanelCase):
+    def apply(self):
+        self.panel.ui.applyButton.click()
+        self.finish()
+
+    def test_cards_newest_on_top_earlier_ones_folded(self):
+        self.panel.ui.inputSelector1.setCurrentNode(add_sample())
+        for _ in range(3):
+            self.apply()
+        shown = self.panel._cards.shown
+        self.assertEqual([each.widget.collapsed for each in shown], [False, True, True])
+        layout = self.panel.ui.cardsPanel.layout()
+        self.assertEqual(layout.itemAt(0).widget(), shown[0].widget)
+        self.assertIn("→ Hippocampus", shown[0].widget.text)
+        self.assertIn("0.1 s · CPU fp32", shown[0].card.line)
+        self.assertRegex(dict(shown[0].card.rows)["Anterior hippocampus"], r"^[0-9.]+ ml$")
+
+    def test_a_card_whose_node_went_offers_the_log_only(self):
+        self.panel.ui.inputSelector1.setCurrentNode(add_sample())
+        self.apply()
+        (shown,) = self.panel._cards.shown
+        slicer.mrmlScene.RemoveNode(shown.node)
+        self.panel.refresh()
+        self.assertEqual([button.enabled for button in shown.buttons], [False, False, False, True])
+        shown.buttons[-1].click()
+        self.assertIn("a line of its log", self.panel._paper.text.plainText)
+        self.panel._paper.dialog.hide()
+
+    def test_closing_the_scene_takes_the_cards(self):
+        self.panel.ui.inputSelector1.setCurrentNode(add_sample())
+        self.apply()
+        slicer.mrmlScene.Clear()
+        self.assertEqual(self.panel._cards.shown, [])
+
+    def test_many_structures_are_a_table(self):
+        labels = [Label(n, f"structure {n}") for n in range(1, 30)]
+        ran = {"seconds": "2", "device": "cpu", "notes": "Memory was short."}
+        card = outcome.card("mri", "All", labels, {label.value: 0.0123 for label in labels}, ran)
+        self.assertTrue(card.is_long)
+        self.assertNotIn("structure 3", card.html())
+        self.assertIn("Memory was short.", card.html())
+        self.assertEqual(card.rows[0], ("structure 1", "0.012 ml"))
+        shown = self.panel._cards.add(card, None, None, ran)
+        self.assertEqual(shown.widget.findChildren(qt.QTreeWidget)[0].topLevelItemCount, 29)
+        self.panel._cards.clear()
+
+    def test_warnings_stand_under_the_input_and_in_the_card(self):
+        ui, volume = self.panel.ui, add_sample()
+        words = "Volume 'x' looks like CT; it can be run anyway."
+        self.worker.warnings = [InputWarning("T1", "ct_for_mr", words)]
+        ui.inputSelector1.setCurrentNode(volume)
+        seen = []
+        self.worker.during = lambda: seen.append(ui.inputHint1.text)
+        self.apply()
+        self.assertEqual(seen, [words])
+        self.assertIn(words, ui.inputHint1.text)
+        self.assertEqual(self.panel._cards.shown[0].card.warnings, (words,))
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.assertEqual(ui.inputHint1.text, "")  # it was about the other volume
+
+    def test_a_new_segmentation_grows_and_goes_where_it_is_cancelled(self):
+        ui, sizes = self.panel.ui, []
+        ui.inputSelector1.setCurrentNode(add_sample())
+
+        def look():
+            (node,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+            image = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+            sizes.append(np.count_nonzero(vtk_to_numpy(image.GetPointData().GetScalars())))
+            self.assertEqual(segment_names(node), ["Anterior hippocampus", "Posterior hippocampus"])
+
+        self.worker.during = look
+        self.apply()
+        node = ui.outputSelector.currentNode()
+        image = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+        whole = np.count_nonzero(vtk_to_numpy(image.GetPointData().GetScalars()))
+        self.assertTrue(0 < sizes[0] < whole, (sizes, whole))
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
+        ui.outputSelector.setCurrentNode(None)
+        before = slicer.mrmlScene.GetNumberOfNodes()
+        self.worker.during = ui.applyButton.click
+        self.apply()
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
+        self.assertIn("Cancelled", ui.statusLabel.text)
+
+    def test_a_growing_segmentation_that_the_user_deletes(self):
+        ui = self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.worker.during = lambda: slicer.mrmlScene.RemoveNode(
+            slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
+        )
+        self.apply()
+        self.assertIn("was removed while", ui.statusLabel.text)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+
+
+class SelfTestTest(PanelCase):
+    @unittest.skipUnless(BACKEND, NO_BACKEND)
+    def test_this_computer_passes(self):
+        self.panel.logic._worker = None
+        nodes = slicer.mrmlScene.GetNumberOfNodes()
+        self.panel.ui.checkupButton.click()
+        self.assertEqual(self.panel.ui.applyButton.text, "Cancel")
+        self.finish()
+        report = self.panel._selfTest.report
+        self.assertIn("UNetSegment self-test: all well", report)
+        for words in ("turned by 25 degrees", "left-handed", "axes in another order", "against the expert", "numpy"):
+            self.assertIn(words, report)
+        self.assertNotIn(str(Path.home()), report)
+        self.assertIn("passed the self-test", self.panel.ui.statusLabel.text)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)
+        self.panel._paper.dialog.hide()
+
+    def test_a_wrong_answer_is_told(self):
+        self.panel.ui.checkupButton.click()  # the stand-in for the worker labels what is bright
+        self.finish()
+        report = self.panel._selfTest.report
+        self.assertIn("checks failed", report)
+        self.assertIn("[FAILED] Anterior hippocampus: Dice", report)
+        self.assertIn("failed the self-test", self.panel.ui.statusLabel.text)
+        self.panel._paper.dialog.hide()
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,127 @@
+"""Result cards under the Apply button: newest on top, earlier ones folded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ctk
+import qt
+from slicer.i18n import tr as _
+
+from .outcome import Card
+
+KEPT = 10
+"""Cards that stay."""
+
+
+@dataclass(eq=False)
+class Shown:
+    """A card in the panel: what it says, the segmentation and volume nodes, and what was run."""
+
+    card: Card
+    node: Any
+    volume: Any
+    ran: dict[str, str]
+    widget: Any = None
+    buttons: tuple[Any, ...] = ()
+
+
+class Cards:
+    """The cards of this session.
+
+    Args:
+        layout: A vertical layout; cards go to its top.
+        actions: ``(text, tool tip, function)`` of each button; the function is given the :class:`Shown`. The last one
+            needs no node.
+    """
+
+    def __init__(self, layout: Any, actions: list[tuple[str, str, Callable[[Shown], None]]]) -> None:
+        self._layout, self._actions = layout, actions
+        self.shown: list[Shown] = []
+
+    def add(self, card: Card, node: Any, volume: Any, ran: dict[str, str]) -> Shown:
+        """Put a card on top and fold the others."""
+        for other in self.shown:
+            other.widget.collapsed = True
+        shown = Shown(card, node, volume, ran)
+        shown.widget = self._build(shown)
+        self._layout.insertWidget(0, shown.widget)
+        self.shown.insert(0, shown)
+        for old in self.shown[KEPT:]:
+            self._remove(old)
+        return shown
+
+    def clear(self) -> None:
+        """Take all cards away: their nodes went with the scene."""
+        for shown in list(self.shown):
+            self._remove(shown)
+
+    def refresh(self, running: bool = False) -> None:
+        """Turn off the buttons of results that are no longer in the scene."""
+        for shown in self.shown:
+            there = shown.node is not None and shown.node.GetScene() is not None
+            for button in shown.buttons[:-1]:
+                button.enabled = there and not running
+
+    def _remove(self, shown: Shown) -> None:
+        self.shown.remove(shown)
+        self._layout.removeWidget(shown.widget)
+        shown.widget.hide()
+        shown.widget.deleteLater()
+
+    def _build(self, shown: Shown) -> Any:
+        card = shown.card
+        frame = ctk.ctkCollapsibleButton()
+        frame.text = card.title
+        frame.toolTip = _("{title}: a result, click to open or close it.").format(title=card.title)
+        frame.setAccessibleName(_("Result: {title}").format(title=card.title))
+        column = qt.QVBoxLayout(frame)
+        column.addWidget(_text(card.line))
+        if card.is_long:
+            column.addWidget(_table(card))
+        if html := card.html():
+            column.addWidget(_text(html))
+        row = qt.QHBoxLayout()
+        column.addLayout(row)
+        buttons = []
+        for text, tip, action in self._actions:
+            button = qt.QPushButton(text)
+            button.toolTip = tip
+            button.setMinimumWidth(30)
+            button.connect("clicked(bool)", lambda checked=False, action=action: action(shown))
+            row.addWidget(button)
+            buttons.append(button)
+        shown.buttons = tuple(buttons)
+        return frame
+
+
+def _text(words: str) -> Any:
+    label = qt.QLabel(words)
+    label.wordWrap = True
+    label.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
+    return label
+
+
+def _table(card: Card) -> Any:
+    """A list with two columns that scrolls, for many structures."""
+    tree = qt.QTreeWidget()
+    tree.setColumnCount(2)
+    tree.headerHidden = True
+    tree.rootIsDecorated = False
+    tree.alternatingRowColors = True
+    tree.uniformRowHeights = True
+    tree.toolTip = _("Volume of each structure.")
+    tree.setAccessibleName(_("Volume of each structure"))
+    tree.setHorizontalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOff)
+    for name, ml in card.rows:
+        item = qt.QTreeWidgetItem([name, ml])
+        item.setTextAlignment(1, int(qt.Qt.AlignRight))
+        item.setToolTip(0, name)
+        tree.addTopLevelItem(item)
+    tree.header().setStretchLastSection(False)
+    tree.header().setSectionResizeMode(0, qt.QHeaderView.Stretch)
+    tree.header().setSectionResizeMode(1, qt.QHeaderView.ResizeToContents)
+    tree.setFixedHeight(180)
+    return tree

@@ -1,0 +1,80 @@
+"""What a result card says, in plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from . import state
+
+if TYPE_CHECKING:
+    from ..labels import Label
+    from ..predict.sanity import InputWarning
+
+MANY = 8
+"""Structures that a card lists by itself; more are in a table that scrolls."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A result.
+
+    Args:
+        title: Of the section: time, volume and model, short enough for a narrow panel.
+        line: Seconds and device.
+        rows: Each structure with its millilitres.
+        warnings: Sentences about the inputs.
+        notes: What the engine has to say, in sentences.
+    """
+
+    title: str
+    line: str
+    rows: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    notes: str
+
+    @property
+    def is_long(self) -> bool:
+        """Whether its structures need a table that scrolls."""
+        return len(self.rows) > MANY
+
+    def html(self) -> str:
+        """The structures and what is to be said about them; no colours of its own, so that dark themes can be read."""
+        cells = "" if self.is_long else "".join(
+            f'<tr><td>{escape(name)}</td><td align="right" style="padding-left:12px">{escape(ml)}</td></tr>'
+            for name, ml in self.rows
+        )  # fmt: skip
+        parts = [f"<table>{cells}</table>" if cells else ""]
+        parts += [f"<p><b>!</b> {escape(words)}</p>" for words in self.warnings]
+        parts.append(f"<p><i>{escape(self.notes)}</i></p>" if self.notes else "")
+        return "".join(parts)
+
+
+def card(
+    volume: str,
+    model: str,
+    labels: Sequence[Label],
+    volumes_ml: Mapping[int, float],
+    provenance: Mapping[str, str],
+    warnings: Sequence[InputWarning] = (),
+    clock: str = "",
+    tr: Callable[[str], str] = lambda text: text,
+) -> Card:
+    """The card of a run of ``model`` on ``volume`` that ended at ``clock``."""
+    seconds = tr("{seconds:.1f} s").format(seconds=float(provenance["seconds"]))
+    title = " · ".join(filter(None, [clock, f"{volume} → {model.split(' (')[0]}"]))
+    return Card(
+        title=title,
+        line=" · ".join(filter(None, [seconds, state.where(provenance)])),
+        rows=tuple((label.name, millilitres(volumes_ml[label.value])) for label in labels),
+        warnings=tuple(warning.message for warning in warnings),
+        notes=provenance.get("notes", ""),
+    )
+
+
+def millilitres(ml: float) -> str:
+    """``1.84 ml``, ``0.012 ml``, ``1520 ml``: three digits that mean something."""
+    digits = 0 if ml >= 100 else 1 if ml >= 10 else 2 if ml >= 0.1 or ml == 0 else 3
+    return f"{ml:.{digits}f} ml"

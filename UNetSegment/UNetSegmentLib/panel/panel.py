@@ -1,0 +1,405 @@
+"""The panel: collects what the user chose, asks :mod:`state` what to show, hands work to the logic."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
+from slicer.util import VTKObservationMixin
+
+from .. import scene
+from ..errors import Cancelled, UNetSegmentError, WorkerError
+from . import binding, dependencies, outcome, state, structures
+from .cards import Cards, Shown
+from .checklist import Checklist
+from .here import Here
+from .models import ModelChooser
+from .paper import Paper
+from .selftest import SelfTest
+
+DEVICE_SETTING = "UNetSegment/Device"
+POLL_MS = 30
+
+
+class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Base of the module's widget, which says which logic it works with and where the sample is."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: Any = None
+        self._parameterNode: Any = None
+        self._parameterNodeGuiTag: Any = None
+        self._models: dict = {}
+        self._run: Any = None
+        self._cancel = False
+        self._began = 0.0
+        self._asked: Any = None
+        self._ran: Any = None
+        self._warned: Any = ((), ())
+        self._timer: Any = None
+        self._volume: Any = None
+        self._chooser: Any = None
+        self._paper = Paper()
+
+    def makeLogic(self) -> Any:
+        raise NotImplementedError
+
+    def sampleFile(self) -> Path | None:
+        raise NotImplementedError
+
+    def setup(self) -> None:
+        """Build the panel from its .ui file."""
+        ScriptedLoadableModuleWidget.setup(self)
+        widget = slicer.util.loadUI(self.resourcePath("UI/UNetSegment.ui"))
+        self.layout.addWidget(widget)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        self.logic = self.makeLogic()
+        self._fillModels()
+        for text, device in ((_("Automatic"), "auto"), (_("CPU"), "cpu"), (_("GPU (NVIDIA)"), "cuda")):
+            self.ui.deviceSelector.addItem(text, device)
+        device = slicer.util.settingsValue(DEVICE_SETTING, "auto")
+        self.ui.deviceSelector.setCurrentIndex(max(self.ui.deviceSelector.findData(device), 0))
+        for text, mode in ((_("Automatic"), "auto"), (_("As trained"), "parity"), (_("Fast"), "fast")):
+            self.ui.modeSelector.addItem(text, mode)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_MS)
+        self._checklist = Checklist(self.ui, self.onStructures)
+        self._selfTest = SelfTest(self)
+        self._cards = Cards(
+            self.ui.cardsPanel.layout(),
+            [
+                (_("Edit"), _("Correct this result in the Segment Editor."), self.onEdit),
+                (_("Statistics"), _("Measure this result in the Segment Statistics module."), self.onStatistics),
+                (_("Save"), _("Save this result and whatever else is new, with Slicer's own dialog."), self.onSave),
+                (_("Log"), _("Show what was run and what the worker wrote to its log."), self.onLog),
+            ],
+        )
+        self.ui.modelSelector.connect("currentIndexChanged(int)", self.onModelChanged)
+        self.ui.modelsButton.connect("clicked(bool)", self.onModelsButton)
+        self.ui.deviceSelector.connect("currentIndexChanged(int)", self.onDeviceChanged)
+        self.ui.modeSelector.connect("currentIndexChanged(int)", self.onModeChanged)
+        self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self.onRegionAdded)
+        self.ui.checkupButton.connect("clicked(bool)", self._selfTest.onButton)
+        self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        self._timer.connect("timeout()", self.onTimer)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.initializeParameterNode()
+
+    def cleanup(self) -> None:
+        """Called when the application closes or the module is reloaded."""
+        self._cancelRun()
+        if self._timer is not None:
+            self._timer.stop()
+        if self._chooser is not None:
+            self._chooser.close()
+        self._paper.close()
+        self.setParameterNode(None)
+        self.removeObservers()
+        if self.logic is not None:
+            self.logic.stop()
+
+    def enter(self) -> None:
+        """Called each time the user opens the module: the first time, the worker starts in the background."""
+        self.initializeParameterNode()
+        self._warm()
+
+    def exit(self) -> None:
+        """Called each time the user opens another module."""
+        self.setParameterNode(None)
+
+    def onSceneStartClose(self, caller: Any, event: Any) -> None:
+        self._cancelRun()
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller: Any, event: Any) -> None:
+        self._cards.clear()
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self) -> None:
+        """Take this scene's parameters; where no volume is chosen yet, take the first one."""
+        self.setParameterNode(self.logic.getParameterNode())
+        if not self._parameterNode.input1:
+            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            if first and not first.IsA("vtkMRMLLabelMapVolumeNode"):
+                self._parameterNode.input1 = first
+        self.selectModel(self._parameterNode.model)
+        self.refresh()
+
+    def setParameterNode(self, inputParameterNode: Any) -> None:
+        """Connect the panel to a parameter node, or to none."""
+        if self._parameterNode:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+        self._parameterNode = inputParameterNode
+        if self._parameterNode:
+            self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
+            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+
+    def _fillModels(self) -> None:
+        """List the models on this computer; the one that is chosen stays chosen where it is still there."""
+        chosen = self.ui.modelSelector.currentData
+        self._models = state.installed_models()
+        self.ui.modelSelector.blockSignals(True)
+        self.ui.modelSelector.clear()
+        for name, (manifest, _problem) in self._models.items():
+            self.ui.modelSelector.addItem(manifest.title if manifest else name, name)
+        self.ui.modelSelector.setCurrentIndex(max(self.ui.modelSelector.findData(chosen), 0))
+        self.ui.modelSelector.blockSignals(False)
+        if self.ui.modelSelector.currentData != chosen:
+            self.onModelChanged(self.ui.modelSelector.currentIndex)
+
+    def selectModel(self, name: str) -> None:
+        """Choose an installed model by name; any other name is passed over."""
+        index = self.ui.modelSelector.findData(name)
+        if index >= 0 and index != self.ui.modelSelector.currentIndex:
+            self.ui.modelSelector.setCurrentIndex(index)
+
+    def onModelsButton(self, checked: bool = False) -> None:
+        """Open the window with all models."""
+        if self._chooser is None:
+            ui_file = self.resourcePath("UI/ModelChooser.ui")
+            self._chooser = ModelChooser(ui_file, self.onModelsChanged, self.selectModel)
+        self._chooser.show(self.ui.modelSelector.currentData or "")
+
+    def onModelsChanged(self, name: str | None = None) -> None:
+        """Models came or went; one that came is chosen, unless a run is under way."""
+        self._fillModels()
+        if name is not None and self._run is None:
+            self.selectModel(name)
+        self.refresh()
+
+    def _manifest(self) -> tuple:
+        return self._models.get(self.ui.modelSelector.currentData, (None, _("No model is installed.")))
+
+    def _inputs(self) -> list:
+        manifest, _problem = self._manifest()
+        count = len(manifest.channels) if manifest else 1
+        return [getattr(self._parameterNode, f"input{n}") for n in range(1, min(count, state.MAX_INPUTS) + 1)]
+
+    def _kept(self) -> set[int] | None:
+        manifest, _problem = self._manifest()
+        return structures.wanted(self._parameterNode.structures, self.ui.modelSelector.currentData or "", manifest)
+
+    def _chosen(self) -> tuple:
+        """What the warnings of a run were about."""
+        return (self.ui.modelSelector.currentData, *(node.GetID() if node else None for node in self._inputs()))
+
+    def refresh(self, caller: Any = None, event: Any = None) -> None:
+        """Show what :mod:`state` decides for the present choices."""
+        if self._parameterNode is None:
+            return
+        manifest, problem = self._manifest()
+        names = [node.GetName() if node else None for node in self._inputs()]
+        region = self._parameterNode.region
+        words = [
+            state.ran_line(self._ran) or self.ui.deviceSelector.currentText,
+            _("region {name}").format(name=region.GetName()) if region else "",
+        ]
+        about, warnings = self._warned
+        view = state.view(
+            *(manifest, names, self._run is not None, problem, " · ".join(filter(None, words)), _),
+            kept=self._kept(),
+            warnings=warnings if about == self._chosen() else (),
+        )
+        binding.show(self.ui, view)
+        self._checklist.show(manifest.segments if manifest else (), self._kept())
+        self._cards.refresh(self._run is not None)
+        index = self.ui.modeSelector.findData(self._parameterNode.mode)
+        if index >= 0 and index != self.ui.modeSelector.currentIndex:
+            self.ui.modeSelector.setCurrentIndex(index)
+
+    def onModelChanged(self, index: int) -> None:
+        if self._parameterNode is not None:
+            self._parameterNode.model = self.ui.modelSelector.currentData or ""
+            self._warm()
+            self.refresh()
+
+    def onDeviceChanged(self, index: int) -> None:
+        qt.QSettings().setValue(DEVICE_SETTING, self.ui.deviceSelector.currentData)
+        self._warm()
+        self.refresh()
+
+    def onModeChanged(self, index: int) -> None:
+        if self._parameterNode is not None:
+            self._parameterNode.mode = self.ui.modeSelector.currentData
+            self._warm()
+            self.refresh()
+
+    def onStructures(self, values: set[int]) -> None:
+        """The user checked or cleared a structure."""
+        manifest, _problem = self._manifest()
+        if self._parameterNode is not None and manifest is not None:
+            name, before = self.ui.modelSelector.currentData, self._parameterNode.structures
+            self._parameterNode.structures = structures.remember(before, name, manifest, values)
+
+    def onRegionAdded(self, node: Any) -> None:
+        """A new region of interest starts as large as the volume, so that there is something to drag."""
+        volume = self._inputs()[0] if self._parameterNode else None
+        if node is None or volume is None:
+            return
+        bounds = [0.0] * 6
+        volume.GetRASBounds(bounds)
+        node.SetCenter([(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)])
+        node.SetSize([bounds[2 * axis + 1] - bounds[2 * axis] for axis in range(3)])
+
+    def onTimer(self) -> None:
+        """Take what the worker reports; asleep while there is nothing to wait for."""
+        self.logic.poll()
+        if not self.logic.isBusy():
+            self._timer.stop()
+
+    def onApplyButton(self, checked: bool = False) -> None:
+        """Apply, or while it runs, Cancel."""
+        if self._run is not None:
+            self._cancelRun()
+            self.say(_("Stopping"))
+            return
+        self._cancel, self._began, self._warned = False, time.monotonic(), ((), ())
+        try:
+            dependencies.ensure(self.options()["device"], Path(self.resourcePath("requirements.txt")))
+            self._volume, parameters = self._inputs()[0], self._parameterNode
+            self._run = self.logic.start(
+                self._inputs(),
+                parameters.outputSegmentation,
+                model=self.ui.modelSelector.currentData or "",
+                show3D=parameters.show3D,
+                region=parameters.region,
+                keep=self._kept(),
+                onProgress=self.onProgress,
+                onWarnings=self.onWarnings,
+                onDone=self.onDone,
+                onError=self.onError,
+                **self.options(),
+            )
+        except Exception as error:
+            self.onError(error)
+            return
+        self.begin(_("Starting"))
+
+    def begin(self, words: str) -> None:
+        """Show that something is under way, and look after the worker."""
+        self.say(words)
+        self.ui.progressBar.setValue(0)
+        self.ui.progressBar.setVisible(True)
+        self._timer.start()
+        self.refresh()
+
+    def say(self, words: str) -> None:
+        """The line under the Apply button."""
+        self.ui.statusLabel.text = words
+        self.ui.statusLabel.setVisible(bool(words))
+
+    def onProgress(self, report: Any, secondsLeft: float | None = None) -> None:
+        """Show how far it is."""
+        self.ui.progressBar.setValue(round(1000 * report.fraction))
+        left = state.remaining(secondsLeft, time.monotonic() - self._began)
+        self.say(" · ".join(part for part in (report.message, left) if part))
+
+    def onWarnings(self, warnings: list) -> None:
+        """Show what looks wrong under the input it concerns."""
+        if self._parameterNode is not None:
+            self._warned = (self._chosen(), tuple(warnings))
+            self.refresh()
+
+    def onDone(self, result: scene.Result) -> None:
+        """Show the result."""
+        self._run = None
+        if self._parameterNode is not None:
+            self._parameterNode.outputSegmentation = result.node
+        manifest, _problem = self._manifest()
+        card = outcome.card(
+            *(self._volume.GetName(), manifest.title if manifest else result.provenance.get("model", "")),
+            *(result.labels, result.volumes_ml, result.provenance, result.warnings, time.strftime("%H:%M"), _),
+        )
+        self._ran = dict(result.provenance)
+        self._cards.add(card, result.node, self._volume, self._ran)
+        self.say("")
+        self.end()
+
+    def onError(self, error: Exception) -> None:
+        """Say what went wrong; where no worker ever started on this computer, do the work here instead."""
+        first, self._run = self._run is not None, None
+        if isinstance(error, WorkerError) and first and not self.logic.hasWorked() and not self._cancel:
+            logging.warning("UNetSegment: %s Working without a worker.", error)
+            Here(self).segment()
+            return
+        if isinstance(error, Cancelled):
+            self.say(_("Cancelled; the scene is as it was."))
+        elif isinstance(error, UNetSegmentError):
+            self.say(str(error))
+        else:
+            logging.error("UNetSegment failed", exc_info=error)
+            self.say(_("This failed unexpectedly ({error}); the scene is as it was, see the log.").format(error=error))
+        self.end()
+
+    def end(self) -> None:
+        """Nothing is under way any more."""
+        self._run = None
+        self.ui.progressBar.setVisible(False)
+        self.refresh()
+
+    def onEdit(self, shown: Shown) -> None:
+        """Open the Segment Editor on a result and its volume."""
+        slicer.util.selectModule("SegmentEditor")
+        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+        editor.setSegmentationNode(shown.node)
+        editor.setSourceVolumeNode(shown.volume if shown.volume.GetScene() else None)
+
+    def onStatistics(self, shown: Shown) -> None:
+        """Open Segment Statistics on a result."""
+        slicer.util.selectModule("SegmentStatistics")
+        widget = slicer.modules.segmentstatistics.widgetRepresentation().self()
+        widget.segmentationSelector.setCurrentNode(shown.node)
+
+    def onSave(self, shown: Shown) -> None:
+        """Open Slicer's save dialog."""
+        slicer.util.openSaveDataDialog()
+
+    def onLog(self, shown: Shown) -> None:
+        """Show what was run, and the end of the worker's log."""
+        self._paper.show(_("Log"), state.log_text(shown.ran, self.logic.log()), "UNetSegment-log.txt")
+
+    def options(self) -> dict:
+        """What the user chose about how to run."""
+        manifest, _problem = self._manifest()
+        mirror = self._parameterNode.mirror and manifest is not None and bool(manifest.inference.mirror_axes)
+        return {
+            "device": self.ui.deviceSelector.currentData or "auto",
+            "mode": self._parameterNode.mode,
+            "mirror": True if mirror else None,
+        }
+
+    def _warm(self) -> None:
+        """Have the chosen model ready in the background, where everything for it is installed."""
+        manifest, _problem = self._manifest()
+        if self._parameterNode is None or manifest is None or self._run is not None:
+            return
+        if dependencies.missing(self.options()["device"]):
+            return
+
+        def ready(result: dict) -> None:
+            self._ran = result["ran"]
+            self.refresh()
+
+        asked = (self.ui.modelSelector.currentData, *self.options().values())
+        if asked == self._asked and self.logic.worker().is_alive:
+            return
+        self._asked, self._ran = asked, None
+        self.logic.warm(self.ui.modelSelector.currentData, onDone=ready, **self.options())
+        self._timer.start()
+
+    def _cancelRun(self) -> None:
+        self._cancel = True
+        if self._run is not None:
+            self._run.cancel()

@@ -1,0 +1,63 @@
+"""The button "Check this computer": runs :mod:`checkup` in the panel's worker and shows its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from .. import package
+from ..errors import InputError
+from . import dependencies
+from .checkup import Checkup
+
+MODEL = "hippocampus-mr-t1"
+
+
+class SelfTest:
+    """The self-test of a panel; ``report`` is the last one's text."""
+
+    def __init__(self, panel: Any) -> None:
+        self._panel = panel
+        self.report = ""
+
+    def onButton(self, checked: bool = False) -> None:
+        """Begin; the panel's Cancel button stops it."""
+        panel = self._panel
+        if panel._run is not None:
+            return
+        panel._cancel = False
+        try:
+            image = panel.sampleFile()
+            expert = Path(str(image).replace("_image", "_label"))
+            if image is None or not expert.is_file():
+                raise InputError("The sample image is not installed, so this computer cannot be checked.")
+            device = panel.options()["device"]
+            dependencies.ensure(device, Path(panel.resourcePath("requirements.txt")))
+            panel._run = Checkup(
+                panel.logic.worker(),
+                package.load(MODEL),
+                *(image, expert, {"device": device, "mode": "auto"}),
+                *(self._progress, self._done),
+                host=f"{slicer.app.applicationName} {slicer.app.applicationVersion}",
+            )
+        except Exception as error:
+            panel.onError(error)
+            return
+        panel.begin(_("Checking this computer"))
+
+    def _progress(self, fraction: float, words: str) -> None:
+        self._panel.ui.progressBar.setValue(round(1000 * fraction))
+        self._panel.say(words)
+
+    def _done(self, well: bool, report: str) -> None:
+        panel, self.report = self._panel, report
+        if panel._cancel:
+            panel.say(_("Cancelled; the scene is as it was."))
+        else:
+            words = _("This computer passed the self-test.") if well else _("This computer failed the self-test.")
+            panel.say(words)
+            panel._paper.show(_("Self-test"), report, "UNetSegment-self-test.txt")
+        panel.end()
