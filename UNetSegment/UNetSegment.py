@@ -17,7 +17,7 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
 )
-from UNetSegmentLib import package, scene
+from UNetSegmentLib import io, package, scene
 from UNetSegmentLib.errors import InputError, UNetSegmentError
 from UNetSegmentLib.panel.panel import Panel
 from UNetSegmentLib.predict import gather
@@ -94,8 +94,10 @@ class UNetSegmentWidget(Panel):
     def makeLogic(self):
         return UNetSegmentLogic()
 
-    def sampleFile(self):
-        return sampleFile()
+    def sample(self):
+        path = sampleFile()
+        expert = Path(str(path).replace("_image", "_label"))
+        return (io.read_volume(path), io.read_labelmap(expert).array) if path and expert.is_file() else None
 
 
 class UNetSegmentLogic(ScriptedLoadableModuleLogic):
@@ -114,6 +116,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         self._polling = False
         self._ready = (None, None)
         self.lastResult = None
+        self.lastOutcome = None
 
     def getParameterNode(self):
         return UNetSegmentParameterNode(super().getParameterNode())
@@ -163,9 +166,10 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             if node is not None and node.GetScene() is None:
                 raise InputError(f"'{node.GetName()}' was removed while it was being segmented; nothing was written.")
         name = f"{nodes[0].GetName()} {loaded.manifest.title}"
-        kept = result.labels if keep is None else LabelMap(result.labels.array, result.labels.grid, labels)
+        kept = LabelMap(result.labels.array, result.labels.grid, labels) if keep is not None else result.labels
         written = scene.write_segmentation(kept, nodes[0], outputSegmentation, name, result.provenance, show3D)
         self.lastResult = result
+        self.lastOutcome = scene.Result(written, kept.segments, kept.volumes_ml(), dict(result.provenance))
         return written
 
     def _predictor(self, loaded, device: str, mode: str, mirror: Optional[bool]):

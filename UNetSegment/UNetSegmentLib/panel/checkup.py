@@ -12,7 +12,6 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,8 @@ class Checkup:
     Args:
         worker: Runs the model.
         model: The model that ships.
-        image: File of the sample image.
-        expert: File of the expert's labels for it.
+        image: The sample.
+        expert: (I, J, K), the expert's labels of it.
         options: See :meth:`Worker.predict`.
         on_progress: Given how far it is, from 0 to 1, and a line for the user.
         on_done: Given whether all went well, and the report.
@@ -47,19 +46,16 @@ class Checkup:
         self,
         worker: Worker,
         model: Package,
-        image: Path,
-        expert: Path,
+        image: Volume,
+        expert: np.ndarray,
         options: dict[str, Any],
         on_progress: Callable[[float, str], None],
         on_done: Callable[[bool, str], None],
         host: str = "",
     ) -> None:
-        from .. import io
-
         self._worker, self._model, self._options, self._host = worker, model, options, host
         self._on_progress, self._on_done = on_progress, on_done
-        self._expert = io.read_labelmap(expert).array
-        self._poses = poses(io.read_volume(image))
+        self._expert, self._poses = expert, poses(image)
         self._lines: list[str] = []
         self._failed = 0
         self._plain: np.ndarray | None = None

@@ -8,8 +8,6 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from .. import scene
-
 
 class Here:
     """A run in this process, which is cancelled by the panel's flag."""
@@ -34,7 +32,7 @@ class Here:
         panel._run = self
         panel.say(_("Working without a worker"))
         try:
-            node = panel.logic.process(
+            panel.logic.process(
                 panel._inputs(),
                 parameters.outputSegmentation,
                 model=panel.ui.modelSelector.currentData or "",
@@ -49,7 +47,4 @@ class Here:
             panel._run = None
             panel.onError(error)
             return
-        result = panel.logic.lastResult
-        kept = panel._kept()
-        labels = tuple(label for label in result.labels.segments if kept is None or label.value in kept)
-        panel.onDone(scene.Result(node, labels, result.labels.volumes_ml(), dict(result.provenance)))
+        panel.onDone(panel.logic.lastOutcome)

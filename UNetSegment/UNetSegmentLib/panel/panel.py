@@ -14,7 +14,6 @@ from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
-from .. import scene
 from ..errors import Cancelled, UNetSegmentError, WorkerError
 from . import binding, dependencies, outcome, state, structures
 from .cards import Cards, Shown
@@ -52,7 +51,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def makeLogic(self) -> Any:
         raise NotImplementedError
 
-    def sampleFile(self) -> Path | None:
+    def sample(self) -> tuple[Any, Any] | None:
+        """The sample as a :class:`Volume`, and the expert's labels of it as an array; None where they are not there."""
         raise NotImplementedError
 
     def setup(self) -> None:
@@ -312,8 +312,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._warned = (self._chosen(), tuple(warnings))
             self.refresh()
 
-    def onDone(self, result: scene.Result) -> None:
-        """Show the result."""
+    def onDone(self, result: Any) -> None:
+        """Show a result, the scene's :class:`Result`."""
         self._run = None
         if self._parameterNode is not None:
             self._parameterNode.outputSegmentation = result.node

@@ -30,17 +30,15 @@ class SelfTest:
             return
         panel._cancel = False
         try:
-            image = panel.sampleFile()
-            expert = Path(str(image).replace("_image", "_label"))
-            if image is None or not expert.is_file():
+            sample = panel.sample()
+            if sample is None:
                 raise InputError("The sample image is not installed, so this computer cannot be checked.")
             device = panel.options()["device"]
             dependencies.ensure(device, Path(panel.resourcePath("requirements.txt")))
             panel._run = Checkup(
                 panel.logic.worker(),
                 package.load(MODEL),
-                *(image, expert, {"device": device, "mode": "auto"}),
-                *(self._progress, self._done),
+                *(*sample, {"device": device, "mode": "auto"}, self._progress, self._done),
                 host=f"{slicer.app.applicationName} {slicer.app.applicationVersion}",
             )
         except Exception as error:
