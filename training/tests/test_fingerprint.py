@@ -168,7 +168,7 @@ def test_slicer_pairs_are_mapped_by_name(tmp_path):
         image, label = case.load()
         assert np.array_equal(label.array, expected[case.name]), case.name
         assert image.grid.is_close(label.grid)
-    assert found(root).findings == ()
+    assert {f.kind for f in found(root).findings} <= {"border"}
 
 
 def test_slicer_pairs_with_faults(tmp_path):

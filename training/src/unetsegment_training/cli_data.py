@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from UNetSegmentLib import io
+from UNetSegmentLib.errors import OutputError
 
 from .dataset import DatasetError
 
@@ -35,6 +37,8 @@ def inspect(
     from .data_report import write_report
     from .safely import replace_text
 
+    folder = out or Path(f"{dataset.resolve().name}-inspection")
+    _writable(folder / "report.html")
     strips: dict[str, bytes] = {}
     fingerprint = _look(dataset, lambda case, image, label: strips.update({case.name: strip(image, label)}))
     console = Console(highlight=False, soft_wrap=True)
@@ -43,7 +47,6 @@ def inspect(
             console.print(f"{finding.severity}: {finding.text}", style=SEVERITY[finding.severity], markup=False)
     counts = {s: sum(f.severity == s for f in fingerprint.findings) for s in SEVERITY}
     _labels(fingerprint)
-    folder = out or Path(f"{dataset.resolve().name}-inspection")
     replace_text(folder / "fingerprint.json", fingerprint.model_dump_json(indent=1))
     write_report(fingerprint, strips, folder / "report.html")
     told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
@@ -64,6 +67,7 @@ def plan(
     from .planning import Budget, make_plan
     from .safely import replace_text
 
+    _writable(out)
     budget = Budget(gigabytes(memory), device)  # type: ignore[arg-type]
     fingerprint = Fingerprint.load(source) if source.is_file() else _look(source)
     made = make_plan(fingerprint, budget)
@@ -97,8 +101,8 @@ def describe(
     network: Annotated[str, typer.Argument(help="a network's name, plan.json, a run folder or a model package")],
     patch: Annotated[str | None, typer.Option(help="image size in voxels, e.g. 128,128,128")] = None,
     configuration: Annotated[str | None, typer.Option(help="of a plan: 3d_fullres, 2d or 3d_lowres")] = None,
-    channels: Annotated[int | None, typer.Option(help="image channels")] = None,
-    classes: Annotated[int | None, typer.Option(help="classes, background included")] = None,
+    channels: Annotated[int | None, typer.Option(help="image channels", min=1)] = None,
+    classes: Annotated[int | None, typer.Option(help="classes, background included", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="folder for NAME.svg, NAME.png and NAME.json")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="also a row per layer with the formula of its size")] = False,
 ) -> None:
@@ -107,6 +111,8 @@ def describe(
     from .describe import print_description, save
 
     size = tuple(numbers(patch)) if patch else None
+    if out is not None:
+        _writable(out / "x")
     told = run(network, size, configuration, channels, classes)
     print_description(told, Console(width=130, highlight=False), layers)
     if out is not None:
@@ -119,9 +125,25 @@ def _look(dataset: Path, each: Any = None) -> Any:
     from .fingerprint import take
 
     listed, problems = list_cases(dataset)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading cases", total=len(listed.cases))
         return take(listed, problems, each, lambda done, total: bar.update(task, completed=done))
+
+
+def _writable(path: Path) -> None:
+    """Find out before the work whether a file can be written, and make its folder.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder '{path.parent}' cannot be made ({error.strerror}); choose another one."
+        ) from None
+    io.check_writable(path)
 
 
 def _labels(fingerprint: Any) -> None:

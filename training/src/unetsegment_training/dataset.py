@@ -139,6 +139,8 @@ def list_cases(folder: str | Path) -> tuple[Dataset, list[Problem]]:
     from .slicer_pairs import list_pairs, looks_like_pairs
 
     root = Path(folder)
+    if not root.is_dir():
+        raise DatasetError(f"There is no folder '{root}'; check the path.")
     if looks_like_pairs(root):
         return list_pairs(root, _read_json(root) if (root / "dataset.json").exists() else {})
     raw = _read_json(root)

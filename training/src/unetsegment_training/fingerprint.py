@@ -187,11 +187,12 @@ def take(
 
 def _describe(case: Case, image: Volume, label: LabelMap, dataset: Dataset) -> CaseFacts:
     counts = np.bincount(label.array.reshape(-1), minlength=max(dataset.labels) + 1)
+    faces = _faces(label.array)
     labels = {
         value: LabelFacts(
             voxels=int(counts[value]),
             volume_ml=float(counts[value]) * image.grid.voxel_volume_ml,
-            touches=_faces(label.array == value) if counts[value] else "",
+            touches=faces.get(value, ""),
         )
         for value in dataset.labels
         if value
@@ -238,12 +239,13 @@ def cropped_shape(image: np.ndarray) -> Triple:
     return tuple(sides)  # type: ignore[return-value]
 
 
-def _faces(mask: np.ndarray) -> str:
-    """Which outer faces of the image a mask (I, J, K; RAS) reaches."""
-    found = ""
+def _faces(label: np.ndarray) -> dict[int, str]:
+    """Per label value the outer faces of the image (I, J, K; RAS) that it reaches."""
+    found: dict[int, str] = {}
     for axis in range(3):
         for side, index in ((0, 0), (1, -1)):
-            found += AXIS_CODES[axis][side] if mask.take(index, axis=axis).any() else ""
+            for value in np.unique(label.take(index, axis=axis)).tolist():
+                found[value] = found.get(value, "") + AXIS_CODES[axis][side]
     return found
 
 

@@ -38,7 +38,8 @@ COVERED = 0.05
 LOWRES_BELOW = 0.25
 """A patch with a smaller part of the median image gets a second plan at lower resolution."""
 COST = {"cuda": 1.0, "cpu": 2.0}
-"""Memory of a training step relative to the reference: processors train in single precision, twice the bytes."""
+"""Bytes per feature-map value in a training step relative to the reference (7.1). On a processor in single precision 14.1
+were measured (64 x 64 x 64, batch 2) and 12.7 (40 x 56 x 40, batch 8); mixed with bfloat16 8.8 and 8.5."""
 
 
 @dataclass(frozen=True)
