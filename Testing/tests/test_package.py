@@ -1,6 +1,8 @@
 """A package is what its manifest says, or it is refused with one sentence; nothing in it is run."""
 
+import hashlib
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -236,3 +238,22 @@ def test_any_json_is_read_or_refused_with_a_sentence(raw):
 def test_installed_models_load_and_verify():
     for folder in package.installed().values():
         package.load(folder).verify()
+
+
+def test_large_files_are_hashed_once_and_again_when_they_change(tmp_path, monkeypatch):
+    from UNetSegmentLib.package import hashes
+
+    notes, path = tmp_path / "cache" / "hashes.json", tmp_path / "weights"
+    path.write_bytes(b"a" * hashes.WORTH_A_NOTE)
+    first = hashes.noted_sha256(path, notes)
+    assert first == hashlib.sha256(path.read_bytes()).hexdigest() == hashes.sha256(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashes, "sha256", None)  # a second reading would fail
+        assert hashes.noted_sha256(path, notes) == first
+    path.write_bytes(b"b" * hashes.WORTH_A_NOTE)
+    os.utime(path, ns=(1, 1))
+    second = hashes.noted_sha256(path, notes)
+    assert second == hashes.sha256(path) != first and len(json.loads(notes.read_text())) == 1
+    for broken in ("{", '{"x": "y"}', "[]", f'{{"{path.resolve()}|{path.stat().st_size}|1": "no hash"}}'):
+        notes.write_text(broken)
+        assert hashes.noted_sha256(path, notes) == second

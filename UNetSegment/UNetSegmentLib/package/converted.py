@@ -9,11 +9,11 @@ import re
 import secrets
 import shutil
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from .hashes import NOTES, noted_sha256
 from .manifest import MANIFEST_PATH
 
 CONVERSION = "1"
@@ -39,7 +39,10 @@ def convert(content: Content, cache: Path) -> Path:
     Raises:
         OutputError: The cache folder cannot be written.
     """
-    manifest = {**content.manifest, "files": {role: _entry(role, path) for role, path in content.files.items()}}
+    manifest = {
+        **content.manifest,
+        "files": {role: _entry(role, path, cache / NOTES) for role, path in content.files.items()},
+    }
     text = json.dumps(manifest, indent=1, allow_nan=False)
     name = hashlib.sha256(f"{CONVERSION}\n{text}".encode()).hexdigest()[:32]
     target = cache / name
@@ -75,22 +78,11 @@ def plain_name(text: str) -> str:
     return re.sub(r"[^a-z0-9._]+", "-", text.lower())[:64].strip("-._") or "model"
 
 
-def _entry(role: str, path: Path) -> dict[str, Any]:
+def _entry(role: str, path: Path, notes: Path) -> dict[str, Any]:
     suffix = {"torch": ".pt"}.get(role.split(".")[0], path.suffix)
     fold = role.partition(".")[2]
-    facts = path.stat()
     place = f"models/model{f'_{fold}' if fold else ''}{suffix}"
-    return {"path": place, "sha256": _sha256(str(path), facts.st_size, facts.st_mtime_ns), "size": facts.st_size}
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: str, size: int, changed: int) -> str:
-    """A file's hash; remembered while its size and time of change are the same."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {"path": place, "sha256": noted_sha256(path, notes), "size": path.stat().st_size}
 
 
 def _bring(source: Path, target: Path) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from ..errors import OutputError, PackageError
 from . import nnunet_plans, schema
 from .architecture import UNetArchitecture, check_shapes
+from .hashes import NOTES, noted_sha256, sha256
 from .manifest import MANIFEST_PATH, Manifest
 from .pickled import Checkpoint, Tensor
 from .tensors import write_tensors
@@ -89,7 +90,7 @@ def convert(folder: Folder, cache: Path) -> Path:
         PackageError: It cannot be read, or needs what cannot be done as nnU-Net would do it.
         OutputError: The cache cannot be written to.
     """
-    digest = _digest(folder)
+    digest = _digest(folder, cache / NOTES)
     target = cache / digest
     if (target / MANIFEST_PATH).is_file():
         return target
@@ -185,7 +186,7 @@ def _store(made: Path, name: str, arrays: dict[str, np.ndarray]) -> dict[str, An
     path.parent.mkdir(exist_ok=True)
     with path.open("wb") as sink:
         write_tensors(sink, arrays)
-    return {"path": name, "sha256": _sha256(path).hex(), "size": path.stat().st_size}
+    return {"path": name, "sha256": sha256(path), "size": path.stat().st_size}
 
 
 def _manifest(
@@ -280,7 +281,7 @@ def _json(path: Path) -> dict[str, Any]:
     return table
 
 
-def _digest(folder: Folder) -> str:
+def _digest(folder: Folder, notes: Path) -> str:
     """SHA-256 of all that the package is made from."""
     digest = hashlib.sha256(_REVISION)
     paths = [folder.root / "plans.json", folder.root / "dataset.json", *folder.checkpoints]
@@ -290,18 +291,12 @@ def _digest(folder: Folder) -> str:
         paths.append(folder.root / _TRAINED_ON)
     try:
         for path in paths:
-            digest.update(path.relative_to(folder.root).as_posix().encode() + b"\0" + _sha256(path))
+            digest.update(
+                path.relative_to(folder.root).as_posix().encode() + b"\0" + bytes.fromhex(noted_sha256(path, notes))
+            )
     except OSError as error:
         raise PackageError(f"'{error.filename}' cannot be read ({error.strerror}).") from None
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as source:
-        while block := source.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
 
 
 @contextmanager

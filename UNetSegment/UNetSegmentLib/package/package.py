@@ -131,10 +131,10 @@ def load(source: str | os.PathLike[str]) -> Package:
 
 def _from_zip(path: Path) -> Package:
     """The model in a zip, which is unpacked once into the cache; what a converted model was made from does not stay."""
-    from . import archive, arrival, records
+    from . import archive, arrival, hashes
 
     try:
-        unpacked = cache_folder() / "converted" / f"zip-{records.sha256(path)}"
+        unpacked = cache_folder() / "converted" / f"zip-{hashes.sha256(path)}"
     except OSError as error:
         raise PackageError(f"'{path}' cannot be read ({error.strerror or error}).") from None
     note = unpacked.with_suffix(".txt")

@@ -6,7 +6,6 @@ counts as not written: a record helps, but a model runs without one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 from . import schema
 from .archive import write_error
+from .hashes import sha256
 from .package import cache_folder
 
 
@@ -110,15 +110,6 @@ def drop_converted(path: Path | None) -> None:
     known = [read(record).get("converted") for record in (cache_folder() / "records").glob("*.json")]
     if path is not None and path.name not in known:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
 
 
 def now() -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled, DownloadError, OutputError, PackageError
-from . import archive, arrival, package, records
+from . import archive, arrival, hashes, package, records
 from .archive import size_text, write_error
 from .catalog import Entry
 from .download import Mismatch, Policy, Progress, download
@@ -181,7 +181,7 @@ def import_(
             archive.copy(source.resolve(), content, skip=arrival.leave_out, progress=told, cancel=cancel)
         else:
             archive.unpack(source, content, progress=told, cancel=cancel)
-            origin["sha256"] = records.sha256(source)
+            origin["sha256"] = hashes.sha256(source)
         root, found = arrival.find(content, source.name)
         name = name or arrival.plain_name(found.manifest.name)
         origin["version"] = found.manifest.version
@@ -205,7 +205,7 @@ def verify(name: str) -> int:
     for file, (size, sha256) in noted.items():
         path = folder / file
         try:
-            same = path.stat().st_size == size and records.sha256(path) == sha256
+            same = path.stat().st_size == size and hashes.sha256(path) == sha256
         except OSError as error:
             reason = "missing" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror or error})"
             raise PackageError(f"Model '{name}' is damaged: {file} is {reason}; install it again.") from None
