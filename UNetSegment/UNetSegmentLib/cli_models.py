@@ -179,7 +179,7 @@ def _provenance(options: argparse.Namespace) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{name} {_brief(item)}" for name, item in value.items())
         elif isinstance(value, list):
-            value = "; ".join(map(str, value))
+            value = "; ".join(str(item.get("message", item) if isinstance(item, dict) else item) for item in value)
         rows.append((key.replace("_", " "), value))
     _print_facts(rows)
 

@@ -283,14 +283,15 @@ def _hounsfield(given: _Input, known: _Known, index: int) -> Iterator[InputWarni
     """Whether a channel that should be a CT is one, in Hounsfield units."""
     looks, q = given.looks, given.looks.quantiles
     trained = known.cases(index).get("p00_5")
-    if looks.is_raised_ct():
+    has_air = not (trained and trained[1] >= 0)  # models of skull-stripped heads, or of such values, expect none
+    if has_air and looks.is_raised_ct():
         yield given.warn(
             "ct_offset",
             "looks like a CT stored without its offset (soft tissue is near 1050 instead of near 40), so its values are "
             "probably 1024 too high and the result may mean nothing",
         )
         return
-    if q[0] >= 0 and not (trained and trained[1] >= 0):  # those trained on skull-stripped heads expect no air
+    if has_air and q[0] >= 0:
         if q[8] <= 255:
             yield given.warn(
                 "ct_8bit",
