@@ -98,6 +98,14 @@ def test_unusual_spacing(balls, ball_writer):
     assert "is the unit right?" in told(balls, "ball_04", "spacing")[0]
 
 
+def test_a_label_that_lies_elsewhere(balls):
+    path = str(balls / "labelsTr/ball_04.nii.gz")
+    label = sitk.ReadImage(path)
+    label.SetOrigin((0, 0, 4))
+    sitk.WriteImage(label, path)
+    assert "the same size, but corners 4 mm apart" in told(balls, "ball_04", "unusable")[0]
+
+
 def test_copies_are_found_under_other_names_and_scales(balls, ball_writer):
     for folder in ("imagesTr", "labelsTr"):
         (balls / folder / "ball_99.nii.gz").write_bytes((balls / folder / "ball_03.nii.gz").read_bytes())

@@ -52,9 +52,12 @@ class Case:
         except InputError as error:
             raise DatasetError(f"Case '{self.name}': {error}") from None
         if not image.grid.is_close(label.grid, tolerance=1e-2):
+            sizes = f"sizes {image.grid.shape} and {label.grid.shape}"
+            if image.grid.shape == label.grid.shape:
+                apart = float(np.abs(image.grid.corners() - label.grid.corners()).max())
+                sizes = f"the same size, but corners {apart:.3g} mm apart"
             raise DatasetError(
-                f"Case '{self.name}': image and label differ in grid "
-                f"(sizes {image.grid.shape} and {label.grid.shape}); resample the label or leave the case out."
+                f"Case '{self.name}': image and label differ in grid ({sizes}); resample the label or leave the case out."
             )
         return image, label
 

@@ -311,10 +311,10 @@ def _legend(axes: Axes, told: Description, crops: bool, plain: bool) -> None:
     ups = {(x.kind, x.kernel) for x in told.layers if x.kind in ("transposed convolution", "interpolation")}
     pools = {x.kernel for x in told.layers if x.kind == "pooling"}
     down = f"pooling {_times(min(pools))}" if pools else "convolution with stride"
-    up = (
-        f"transposed convolution {_times(next(iter(ups))[1])}"
-        if len(ups) == 1
-        else "transposed convolution or interpolation"
+    turned = sorted(kernel for kind, kernel in ups if kind == "transposed convolution")
+    up = " or ".join(
+        [f"transposed convolution {' or '.join(map(_times, turned))}"] * bool(turned)
+        + ["interpolation"] * (len(turned) < len(ups))
     )
     normal = "" if any(x.normalised for x in told.layers) else "convolution {} and activation"
     words = {
