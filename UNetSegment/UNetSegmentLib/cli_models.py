@@ -179,7 +179,9 @@ def _provenance(options: argparse.Namespace) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{name} {_brief(item)}" for name, item in value.items())
         elif isinstance(value, list):
-            value = "; ".join(str(item.get("message", item) if isinstance(item, dict) else item) for item in value)
+            value = " ".join(
+                str(item.get("message", item) if isinstance(item, dict) else f"{item};") for item in value
+            ).rstrip(";")
         rows.append((key.replace("_", " "), value))
     _print_facts(rows)
 
