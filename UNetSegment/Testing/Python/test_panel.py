@@ -287,6 +287,21 @@ class ResultTest(PanelCase):
         ui.inputSelector1.setCurrentNode(add_sample())
         self.assertEqual(ui.inputHint1.text, "")  # it was about the other volume
 
+    def test_what_looks_wrong_is_said_before_apply(self):
+        ui = self.panel.ui
+        volume = slicer.util.addVolumeFromArray(np.zeros((20, 20, 20), np.int16), name="nothing")
+        ui.inputSelector1.setCurrentNode(volume)
+        self.wait_for(lambda: ui.inputHint1.text != "")
+        self.assertIn("'nothing'", ui.inputHint1.text)
+        self.assertTrue(ui.applyButton.enabled)
+        volume.GetImageData().GetPointData().Initialize()
+        self.panel._advice.forget()
+        self.panel.refresh()
+        self.wait_for(lambda: "has no voxels" in ui.inputHint1.text)
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.panel._advice.look()
+        self.assertEqual(ui.inputHint1.text, "")
+
     def test_a_new_segmentation_grows_and_goes_where_it_is_cancelled(self):
         ui, sizes = self.panel.ui, []
         ui.inputSelector1.setCurrentNode(add_sample())

@@ -8,6 +8,7 @@ from typing import Any
 
 import ctk
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from .outcome import Card
@@ -97,6 +98,26 @@ class Cards:
         return frame
 
 
+def edit(shown: Shown) -> None:
+    """Open the Segment Editor on a result and its volume."""
+    slicer.util.selectModule("SegmentEditor")
+    editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+    editor.setSegmentationNode(shown.node)
+    editor.setSourceVolumeNode(shown.volume if shown.volume.GetScene() else None)
+
+
+def measure(shown: Shown) -> None:
+    """Open Segment Statistics on a result."""
+    slicer.util.selectModule("SegmentStatistics")
+    widget = slicer.modules.segmentstatistics.widgetRepresentation().self()
+    widget.segmentationSelector.setCurrentNode(shown.node)
+
+
+def save(shown: Shown) -> None:
+    """Open Slicer's save dialog."""
+    slicer.util.openSaveDataDialog()
+
+
 def _text(words: str) -> Any:
     label = qt.QLabel(words)
     label.wordWrap = True
@@ -123,5 +144,5 @@ def _table(card: Card) -> Any:
     tree.header().setStretchLastSection(False)
     tree.header().setSectionResizeMode(0, qt.QHeaderView.Stretch)
     tree.header().setSectionResizeMode(1, qt.QHeaderView.ResizeToContents)
-    tree.setFixedHeight(180)
+    tree.setFixedHeight(min(len(card.rows) * max(tree.sizeHintForRow(0), 14) + 6, 180))
     return tree

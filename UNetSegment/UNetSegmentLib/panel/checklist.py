@@ -11,7 +11,7 @@ from ..labels import Label
 
 FEW = 6
 """Structures that need no search box."""
-HIGHEST = 220
+HIGHEST = 180
 """Pixels the list grows to; then it scrolls."""
 
 
@@ -45,7 +45,7 @@ class Checklist:
                 widget.addItem(item)
             self._onSearch(self._ui.structuresSearch.text)
             row_height = max(widget.sizeHintForRow(0), 16)
-            widget.setMaximumHeight(min(len(self._labels) * row_height + 8, HIGHEST))
+            widget.setFixedHeight(min(len(self._labels) * row_height + 8, HIGHEST))
             self._ui.structuresSearch.setVisible(len(self._labels) > FEW)
         for row, label in enumerate(self._labels):
             on = values is None or label.value in values

@@ -33,7 +33,7 @@ class Here:
         panel.say(_("Working without a worker"))
         try:
             panel.logic.process(
-                panel._inputs(),
+                panel.inputs(),
                 parameters.outputSegmentation,
                 model=panel.ui.modelSelector.currentData or "",
                 progress=progress,

@@ -15,8 +15,8 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
 from ..errors import Cancelled, UNetSegmentError, WorkerError
-from . import binding, dependencies, outcome, state, structures
-from .cards import Cards, Shown
+from . import binding, cards, dependencies, outcome, state, structures
+from .advice import Advice
 from .checklist import Checklist
 from .here import Here
 from .models import ModelChooser
@@ -42,9 +42,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._began = 0.0
         self._asked: Any = None
         self._ran: Any = None
-        self._warned: Any = ((), ())
         self._timer: Any = None
-        self._volume: Any = None
+        self._under: Any = None
         self._chooser: Any = None
         self._paper = Paper()
 
@@ -74,12 +73,13 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer.setInterval(POLL_MS)
         self._checklist = Checklist(self.ui, self.onStructures)
         self._selfTest = SelfTest(self)
-        self._cards = Cards(
+        self._advice = Advice(self)
+        self._cards = cards.Cards(
             self.ui.cardsPanel.layout(),
             [
-                (_("Edit"), _("Correct this result in the Segment Editor."), self.onEdit),
-                (_("Statistics"), _("Measure this result in the Segment Statistics module."), self.onStatistics),
-                (_("Save"), _("Save this result and whatever else is new, with Slicer's own dialog."), self.onSave),
+                (_("Edit"), _("Correct this result in the Segment Editor."), cards.edit),
+                (_("Statistics"), _("Measure this result in the Segment Statistics module."), cards.measure),
+                (_("Save"), _("Save this result and whatever else is new, with Slicer's own dialog."), cards.save),
                 (_("Log"), _("Show what was run and what the worker wrote to its log."), self.onLog),
             ],
         )
@@ -100,6 +100,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._cancelRun()
         if self._timer is not None:
             self._timer.stop()
+            self._advice.stop()
         if self._chooser is not None:
             self._chooser.close()
         self._paper.close()
@@ -123,6 +124,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
         self._cards.clear()
+        self._advice.forget()
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -169,20 +171,26 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Open the window with all models."""
         if self._chooser is None:
             ui_file = self.resourcePath("UI/ModelChooser.ui")
-            self._chooser = ModelChooser(ui_file, self.onModelsChanged, self.selectModel)
+            self._chooser = ModelChooser(ui_file, self.onModelsChanged, self.onModelChosen)
         self._chooser.show(self.ui.modelSelector.currentData or "")
+
+    def onModelChosen(self, name: str) -> None:
+        """A model was chosen in that window; while something is under way, what was chosen before stays."""
+        if self._run is None:
+            self.selectModel(name)
 
     def onModelsChanged(self, name: str | None = None) -> None:
         """Models came or went; one that came is chosen, unless a run is under way."""
         self._fillModels()
-        if name is not None and self._run is None:
-            self.selectModel(name)
+        if name is not None:
+            self.onModelChosen(name)
         self.refresh()
 
     def _manifest(self) -> tuple:
         return self._models.get(self.ui.modelSelector.currentData, (None, _("No model is installed.")))
 
-    def _inputs(self) -> list:
+    def inputs(self) -> list:
+        """The chosen volume nodes, one per channel of the model; None where none is chosen."""
         manifest, _problem = self._manifest()
         count = len(manifest.channels) if manifest else 1
         return [getattr(self._parameterNode, f"input{n}") for n in range(1, min(count, state.MAX_INPUTS) + 1)]
@@ -191,26 +199,29 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         manifest, _problem = self._manifest()
         return structures.wanted(self._parameterNode.structures, self.ui.modelSelector.currentData or "", manifest)
 
-    def _chosen(self) -> tuple:
-        """What the warnings of a run were about."""
-        return (self.ui.modelSelector.currentData, *(node.GetID() if node else None for node in self._inputs()))
+    @property
+    def isRunning(self) -> bool:
+        """Whether something is under way."""
+        return self._run is not None
+
+    @property
+    def isConnected(self) -> bool:
+        """Whether the panel shows a scene's choices: not while another module is open."""
+        return self._parameterNode is not None
 
     def refresh(self, caller: Any = None, event: Any = None) -> None:
         """Show what :mod:`state` decides for the present choices."""
         if self._parameterNode is None:
             return
         manifest, problem = self._manifest()
-        names = [node.GetName() if node else None for node in self._inputs()]
+        names = [node.GetName() if node else None for node in self.inputs()]
         region = self._parameterNode.region
-        words = [
-            state.ran_line(self._ran) or self.ui.deviceSelector.currentText,
-            _("region {name}").format(name=region.GetName()) if region else "",
-        ]
-        about, warnings = self._warned
+        where = _("region {name}").format(name=region.GetName()) if region else ""
+        words = [state.ran_line(self._ran) or self.ui.deviceSelector.currentText, where]
         view = state.view(
             *(manifest, names, self._run is not None, problem, " · ".join(filter(None, words)), _),
             kept=self._kept(),
-            warnings=warnings if about == self._chosen() else (),
+            warnings=self._advice.warnings(),
         )
         binding.show(self.ui, view)
         self._checklist.show(manifest.segments if manifest else (), self._kept())
@@ -245,7 +256,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onRegionAdded(self, node: Any) -> None:
         """A new region of interest starts as large as the volume, so that there is something to drag."""
-        volume = self._inputs()[0] if self._parameterNode else None
+        volume = self.inputs()[0] if self._parameterNode else None
         if node is None or volume is None:
             return
         bounds = [0.0] * 6
@@ -265,12 +276,14 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._cancelRun()
             self.say(_("Stopping"))
             return
-        self._cancel, self._began, self._warned = False, time.monotonic(), ((), ())
+        self._cancel, self._began = False, time.monotonic()
+        self._advice.forget()
         try:
             dependencies.ensure(self.options()["device"], Path(self.resourcePath("requirements.txt")))
-            self._volume, parameters = self._inputs()[0], self._parameterNode
+            parameters, volume = self._parameterNode, self.inputs()[0]
+            self._under = (parameters, volume, self.ui.modelSelector.currentText)
             self._run = self.logic.start(
-                self._inputs(),
+                self.inputs(),
                 parameters.outputSegmentation,
                 model=self.ui.modelSelector.currentData or "",
                 show3D=parameters.show3D,
@@ -291,7 +304,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Show that something is under way, and look after the worker."""
         self.say(words)
         self.ui.progressBar.setValue(0)
-        self.ui.progressBar.setVisible(True)
+        self.ui.progressBar.visible = True
         self._timer.start()
         self.refresh()
 
@@ -309,21 +322,20 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onWarnings(self, warnings: list) -> None:
         """Show what looks wrong under the input it concerns."""
         if self._parameterNode is not None:
-            self._warned = (self._chosen(), tuple(warnings))
+            self._advice.take(warnings)
             self.refresh()
 
     def onDone(self, result: Any) -> None:
         """Show a result, the scene's :class:`Result`."""
         self._run = None
-        if self._parameterNode is not None:
-            self._parameterNode.outputSegmentation = result.node
-        manifest, _problem = self._manifest()
+        parameters, volume, title = self._under  # those of the beginning: the user may be in another module now
+        parameters.outputSegmentation = result.node
         card = outcome.card(
-            *(self._volume.GetName(), manifest.title if manifest else result.provenance.get("model", "")),
-            *(result.labels, result.volumes_ml, result.provenance, result.warnings, time.strftime("%H:%M"), _),
+            *(volume.GetName(), title, result.labels, result.volumes_ml, result.provenance, result.warnings),
+            *(time.strftime("%H:%M"), _),
         )
         self._ran = dict(result.provenance)
-        self._cards.add(card, result.node, self._volume, self._ran)
+        self._cards.add(card, result.node, volume, self._ran)
         self.say("")
         self.end()
 
@@ -349,24 +361,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.progressBar.setVisible(False)
         self.refresh()
 
-    def onEdit(self, shown: Shown) -> None:
-        """Open the Segment Editor on a result and its volume."""
-        slicer.util.selectModule("SegmentEditor")
-        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
-        editor.setSegmentationNode(shown.node)
-        editor.setSourceVolumeNode(shown.volume if shown.volume.GetScene() else None)
-
-    def onStatistics(self, shown: Shown) -> None:
-        """Open Segment Statistics on a result."""
-        slicer.util.selectModule("SegmentStatistics")
-        widget = slicer.modules.segmentstatistics.widgetRepresentation().self()
-        widget.segmentationSelector.setCurrentNode(shown.node)
-
-    def onSave(self, shown: Shown) -> None:
-        """Open Slicer's save dialog."""
-        slicer.util.openSaveDataDialog()
-
-    def onLog(self, shown: Shown) -> None:
+    def onLog(self, shown: cards.Shown) -> None:
         """Show what was run, and the end of the worker's log."""
         self._paper.show(_("Log"), state.log_text(shown.ran, self.logic.log()), "UNetSegment-log.txt")
 
