@@ -108,7 +108,7 @@ def test_a_run_folder_belongs_to_its_settings(balls, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fit", "nowhere", "run"], "no readable dataset.json"),
+        (["fit", "nowhere", "run"], "There is no folder 'nowhere'"),
         (["fit", "nowhere", "run", "--patch", "17,16,16"], "multiple of 8"),
         (["fit", "nowhere", "run", "--fold", "9"], "Fold 9 does not exist"),
         (["fit", "nowhere", "run", "--wrong", "9"], "No such option"),

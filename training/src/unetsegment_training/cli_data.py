@@ -93,6 +93,10 @@ def plan(
         console.print(
             f"normalisation of {row.channel}: {row.method}{', of voxels that are not zero' * row.nonzero_only}"
         )
+    for name, chosen in made.configurations.items():
+        if len(chosen.filters) < 3:
+            text = f"{name} has {len(chosen.filters)} stages: its patches are small; 'fit' needs three stages or more."
+            console.print(text, style="yellow", markup=False)
     replace_text(out, made.model_dump_json(indent=1))
     print(f"wrote {out}")
 

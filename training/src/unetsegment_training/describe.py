@@ -228,6 +228,10 @@ def _find(
         return _of_settings(config, title, channels or len(plan.channels), classes or len(plan.labels))
     if path.exists():
         return _of_manifest(path)
+    from UNetSegmentLib.package import package
+
+    if target in (installed := package.installed()):
+        return _of_manifest(installed[target])
     names = ", ".join(dict.fromkeys((PAPER, *KINDS)))
     raise DatasetError(f"There is no network, plan or model '{target}'; networks are {names}.")
 

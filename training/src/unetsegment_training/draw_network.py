@@ -316,6 +316,7 @@ def _legend(axes: Axes, told: Description, crops: bool, plain: bool) -> None:
         [f"transposed convolution {' or '.join(map(_times, turned))}"] * bool(turned)
         + ["interpolation"] * (len(turned) < len(ups))
     )
+    added = "" if any(x.kind == "concatenation" for x in told.layers) else ", added"
     normal = "" if any(x.normalised for x in told.layers) else "convolution {} and activation"
     words = {
         "convolution": (normal or ARROWS["convolution"][1]).format(" or ".join(map(_times, kernels[:3])))
@@ -323,7 +324,7 @@ def _legend(axes: Axes, told: Description, crops: bool, plain: bool) -> None:
         else "layers of a stage",
         "down": ARROWS["down"][1].format(down),
         "up": ARROWS["up"][1].format(up),
-        "copy": ARROWS["copy"][1].format(" the middle (crop)" if crops else ""),
+        "copy": ARROWS["copy"][1].format(" the middle (crop)" if crops else "") + added,
         "head": ARROWS["head"][1],
     }
     if not plain:
