@@ -161,7 +161,9 @@ def faults(worker, model, cancels, kills, seed):
         if action == "cancel":
             worker.cancel(job)
         elif worker.is_alive and not job.finished:
-            os.killpg(worker._process.pid, signal.SIGKILL)
+            process = worker._process
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()  # an answer that came just before must not leave the next job with a dying worker
         while not job.finished:
             worker.poll()
             time.sleep(0.002)
