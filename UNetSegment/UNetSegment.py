@@ -19,6 +19,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from UNetSegmentLib import io, package, scene
 from UNetSegmentLib.errors import InputError, UNetSegmentError
+from UNetSegmentLib.panel import hierarchy
 from UNetSegmentLib.panel.panel import Panel
 from UNetSegmentLib.predict import gather, sanity
 from UNetSegmentLib.predict.predictor import Predictor
@@ -46,6 +47,7 @@ class UNetSegment(ScriptedLoadableModule):
             "The hippocampus model and sample come from the Medical Segmentation Decathlon, Task04 (CC-BY-SA 4.0)."
         )
         slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", registerHierarchyPlugin)
 
 
 def sampleFile() -> Optional[Path]:
@@ -69,6 +71,17 @@ def registerSampleData() -> None:
         checksums="SHA256:" + hashlib.sha256(path.read_bytes()).hexdigest(),
         nodeNames="HippocampusMRI",
     )
+
+
+class UNetSegmentSubjectHierarchyPlugin(hierarchy.HierarchyPlugin):
+    """ "Segment with U-Net" in the menu of a volume; Slicer finds the class by this name."""
+
+    filePath = __file__
+
+
+def registerHierarchyPlugin() -> None:
+    """Add the menu entry, once every module of Slicer is there."""
+    hierarchy.register(UNetSegmentSubjectHierarchyPlugin.filePath, logging.warning)
 
 
 @parameterNodeWrapper
@@ -310,6 +323,6 @@ def load_tests(loader, tests, pattern):
     suite = loader.loadTestsFromTestCase(UNetSegmentTest)
     folder = Path(__file__).parent / "Testing" / "Python"
     if str(folder) in [str(Path(entry)) for entry in sys.path]:
-        for name in ("test_scene", "test_module", "test_panel"):
+        for name in ("test_scene", "test_module", "test_panel", "test_region"):
             suite.addTests(loader.loadTestsFromName(name))
     return suite

@@ -1,4 +1,4 @@
-"""What the panel offers beside Apply: models, structures, regions, results, the self-test. Runs in Slicer and on the stand-in host."""
+"""What the panel offers beside Apply: models, structures, results, the self-test. Runs in Slicer and on the stand-in host."""
 
 import shutil
 import sys
@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import qt
 import slicer
-import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wherever they are started from
 from panel_case import BACKEND, CONTROLS, NO_BACKEND, PanelCase, add_sample, module, segment_names, setUpModule  # noqa: E402, F401
-from UNetSegmentLib import package, scene  # noqa: E402
-from UNetSegmentLib.errors import InputError  # noqa: E402
+from UNetSegmentLib import package  # noqa: E402
 from UNetSegmentLib.labels import Label  # noqa: E402
-from UNetSegmentLib.panel import outcome, structures  # noqa: E402
+from UNetSegmentLib.panel import hierarchy, outcome, structures  # noqa: E402
 from UNetSegmentLib.predict.sanity import InputWarning  # noqa: E402
 
 
@@ -78,6 +76,54 @@ class ChooserTest(PanelCase):
         chooser.import_("no such file.zip")
         self.wait_for(lambda: not chooser.is_busy)
         self.assertIn("There is no file or folder", chooser.ui.chooserStatus.text)
+
+    def test_a_damaged_model_says_so_and_can_be_deleted(self):
+        chooser, ui = self.chooser(), self.panel.ui
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(package.load(module().DEFAULT_MODEL).root, Path(folder) / "mine")
+            chooser.import_(Path(folder) / "mine")
+            self.wait_for(lambda: not chooser.is_busy)
+        root = package.cache_folder() / "models" / module().DEFAULT_MODEL
+        self.addCleanup(shutil.rmtree, root, ignore_errors=True)
+        next((root / "models").iterdir()).unlink()
+        self.panel.onModelsChanged()
+        chooser.refresh()
+        self.assertEqual(chooser.item().status, "broken")
+        self.assertIn("missing", chooser.ui.cardBrowser.plainText)
+        self.assertFalse(chooser.ui.useButton.enabled)
+        self.assertFalse(ui.applyButton.enabled)
+        chooser.ui.deleteButton.click()
+        chooser.ui.deleteButton.click()
+        self.assertEqual(chooser.item().status, "ready")  # the one that ships
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.assertTrue(ui.applyButton.enabled)
+
+    def test_the_window_cannot_change_the_model_of_a_run(self):
+        chooser, ui = self.chooser(), self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.applyButton.click()
+        before = ui.modelSelector.currentIndex
+        ui.modelSelector.addItem("other", "other")
+        self.addCleanup(ui.modelSelector.removeItem, ui.modelSelector.count - 1)
+        chooser._chosen("other")
+        self.assertEqual(ui.modelSelector.currentIndex, before)
+
+
+class MenuTest(PanelCase):
+    def test_a_volume_is_taken_over_from_the_subject_hierarchy(self):
+        first, second = add_sample(), add_sample()
+        self.panel.ui.inputSelector1.setCurrentNode(first)
+        shNode = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        self.assertIs(hierarchy.volume_of(shNode.GetItemByDataNode(second)), second)
+        self.assertIsNone(hierarchy.volume_of(shNode.GetSceneItemID()))
+        self.panel.useVolume(second)
+        self.assertIs(self.panel.ui.inputSelector1.currentNode(), second)
+
+    def test_the_menu_entry_is_there(self):
+        if not hasattr(slicer, "qSlicerSubjectHierarchyPluginHandler"):
+            self.skipTest("the stand-in host has no subject hierarchy plugins")
+        handler = slicer.qSlicerSubjectHierarchyPluginHandler.instance()
+        self.assertIsNotNone(handler.pluginByName("UNetSegment"))
 
 
 class StructuresTest(PanelCase):
@@ -145,86 +191,6 @@ class StructuresTest(PanelCase):
         for broken in ("", "nonsense", "[]", '{"a": 3}'):
             self.assertIsNone(structures.wanted(broken, "a", manifest))
         self.assertEqual(structures.title(manifest, {2}), "Structures: 1 of 2")
-
-
-class RegionTest(PanelCase):
-    def add_roi(self, center, size, name="R"):
-        roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
-        roi.SetCenter(center)
-        roi.SetSize(size)
-        return roi
-
-    def add_turn(self, degrees, axis, shift=(0.0, 0.0, 0.0)):
-        turn = vtk.vtkTransform()
-        turn.Translate(*shift)
-        turn.RotateWXYZ(degrees, *axis)
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-        node.SetMatrixTransformToParent(turn.GetMatrix())
-        return node
-
-    def add_volume(self, spacing=(1.0, 1.0, 1.0), shape=(20, 24, 28)):
-        node = slicer.util.addVolumeFromArray(np.zeros(shape[::-1], np.int16), name="mri")
-        node.SetSpacing(*spacing)
-        return node
-
-    def test_a_box_along_the_axes(self):
-        volume = self.add_volume((1.0, 2.0, 0.5))
-        roi = self.add_roi((5.0, 10.0, 5.0), (4.0, 8.0, 2.0))
-        # voxels whose inside the box meets: 3..7 mm of 1 mm voxels centred on whole numbers are 3 to 7
-        self.assertEqual(scene.region_box(roi, volume), [[3, 8], [3, 8], [8, 13]])
-
-    def test_what_lies_outside_is_cut_and_what_misses_is_said(self):
-        volume = self.add_volume()
-        self.assertEqual(scene.region_box(self.add_roi((0, 0, 0), (10, 10, 1000)), volume)[2], [0, 28])
-        with self.assertRaisesRegex(InputError, "'R' does not touch volume 'mri'"):
-            scene.region_box(self.add_roi((100, 0, 0), (10, 10, 10)), volume)
-        with self.assertRaisesRegex(InputError, "not placed yet"):
-            scene.region_box(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode"), volume)
-
-    def test_volume_and_region_that_move_together_keep_the_box(self):
-        volume, roi = self.add_volume((0.9, 1.1, 1.3)), self.add_roi((8.0, 9.0, 10.0), (5.0, 6.0, 7.0))
-        before = scene.region_box(roi, volume)
-        parent = self.add_turn(33, (1, 2, 3), (50, -20, 7))
-        for node in (volume, roi):
-            node.SetAndObserveTransformNodeID(parent.GetID())
-        self.assertEqual(scene.region_box(roi, volume), before)
-
-    def test_an_oblique_region_lies_within_its_box_and_touches_every_side(self):
-        volume, roi = self.add_volume(shape=(60, 60, 60)), self.add_roi((0.0, 0.0, 0.0), (10.0, 14.0, 18.0))
-        roi.SetAndObserveTransformNodeID(self.add_turn(40, (1, -1, 2), (30, 30, 30)).GetID())
-        box = scene.region_box(roi, volume)
-        planes, inside = vtk.vtkPlanes(), np.zeros((60, 60, 60), bool)
-        roi.GetPlanesWorld(planes)
-        for index in np.ndindex(inside.shape):
-            inside[index] = planes.EvaluateFunction([float(n) for n in index]) <= 0
-        found = np.argwhere(inside)
-        for axis, (first, stop) in enumerate(box):
-            self.assertTrue(first <= found[:, axis].min() <= first + 2)
-            self.assertTrue(stop - 3 <= found[:, axis].max() < stop)
-
-    def test_the_box_follows_the_transform_of_the_volume(self):
-        volume, roi = self.add_volume(), self.add_roi((5.0, 6.0, 7.0), (3.0, 3.0, 3.0))
-        before = scene.region_box(roi, volume)
-        volume.SetAndObserveTransformNodeID(self.add_turn(0, (0, 0, 1), (2, 0, -3)).GetID())
-        expected = [[a - shift, b - shift] for (a, b), shift in zip(before, (2, 0, -3))]
-        self.assertEqual(scene.region_box(roi, volume), expected)
-
-    def test_the_region_reaches_the_worker_and_stands_in_the_title(self):
-        ui, volume = self.panel.ui, add_sample()
-        ui.inputSelector1.setCurrentNode(volume)
-        roi = self.add_roi((0, 0, 0), (1, 1, 1), "Left side")
-        self.panel.onRegionAdded(roi)
-        ui.regionSelector.setCurrentNode(roi)
-        self.assertIn("region Left side", ui.optionsButton.text)
-        ui.applyButton.click()
-        self.finish()
-        shape = volume.GetImageData().GetDimensions()
-        self.assertEqual(self.worker.asked[-1][2]["region"], [[0, n] for n in shape])
-        roi.SetCenter(1000, 0, 0)
-        ui.applyButton.click()
-        self.assertIn("does not touch", ui.statusLabel.text)
-        slicer.mrmlScene.RemoveNode(roi)
-        self.assertNotIn("Left side", ui.optionsButton.text)
 
 
 class ResultTest(PanelCase):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from slicer.i18n import tr as _
+
 from .state import PanelView
 
 CHOICES = (
@@ -11,6 +13,14 @@ CHOICES = (
     *("checkupButton", "structuresList", "structuresAllButton", "structuresNoneButton"),
 )
 """What cannot be changed while a segmentation is under way."""
+
+
+def fill(ui: Any) -> None:
+    """List what there is to choose from, whatever the model."""
+    for text, device in ((_("Automatic"), "auto"), (_("CPU"), "cpu"), (_("GPU (NVIDIA)"), "cuda")):
+        ui.deviceSelector.addItem(text, device)
+    for text, mode in ((_("Automatic"), "auto"), (_("As trained"), "parity"), (_("Fast"), "fast")):
+        ui.modeSelector.addItem(text, mode)
 
 
 def show(ui: Any, view: PanelView) -> None:

@@ -63,12 +63,9 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = self.makeLogic()
         self._fillModels()
-        for text, device in ((_("Automatic"), "auto"), (_("CPU"), "cpu"), (_("GPU (NVIDIA)"), "cuda")):
-            self.ui.deviceSelector.addItem(text, device)
+        binding.fill(self.ui)
         device = slicer.util.settingsValue(DEVICE_SETTING, "auto")
         self.ui.deviceSelector.setCurrentIndex(max(self.ui.deviceSelector.findData(device), 0))
-        for text, mode in ((_("Automatic"), "auto"), (_("As trained"), "parity"), (_("Fast"), "fast")):
-            self.ui.modeSelector.addItem(text, mode)
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._checklist = Checklist(self.ui, self.onStructures)
@@ -254,15 +251,19 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             name, before = self.ui.modelSelector.currentData, self._parameterNode.structures
             self._parameterNode.structures = structures.remember(before, name, manifest, values)
 
+    def useVolume(self, node: Any) -> None:
+        """Choose a volume as the model's first input, unless something is under way."""
+        if self._run is None and self._parameterNode is not None:
+            self._parameterNode.input1 = node
+
     def onRegionAdded(self, node: Any) -> None:
         """A new region of interest starts as large as the volume, so that there is something to drag."""
         volume = self.inputs()[0] if self._parameterNode else None
-        if node is None or volume is None:
-            return
         bounds = [0.0] * 6
-        volume.GetRASBounds(bounds)
-        node.SetCenter([(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)])
-        node.SetSize([bounds[2 * axis + 1] - bounds[2 * axis] for axis in range(3)])
+        if node is not None and volume is not None:
+            volume.GetRASBounds(bounds)
+            node.SetCenter([(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
+            node.SetSize([high - low for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
 
     def onTimer(self) -> None:
         """Take what the worker reports; asleep while there is nothing to wait for."""
