@@ -72,7 +72,7 @@ def test_what_cannot_be_compared(tmp_path, capsys):
     c = folder(tmp_path / "c", [row("x", "Core", 0.5), row("y", "Core", 0.5)])
     for other, metric, words in [
         (b, "dice", "share 0 cases"),
-        (c, "dice", "no structure of the same name"),
+        (c, "dice", "no label value in common"),
         (tmp_path, "dice", "holds no cases.json"),
         (a, "jaccard", "no metric 'jaccard'"),
     ]:

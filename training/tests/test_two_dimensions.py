@@ -10,6 +10,7 @@ from unetsegment_training import plan_file
 from unetsegment_training.cli import main
 from unetsegment_training.config import FitConfig
 from unetsegment_training.dataset import DatasetError, read_dataset
+from unetsegment_training.network import build, manifest_entry
 from unetsegment_training.patches import prepare
 from unetsegment_training.plan import draft_manifest
 from UNetSegmentLib import io, package
@@ -123,3 +124,11 @@ def test_batch_normalisation_and_no_averaging_resume(balls, tmp_path):
     assert main(["fit", str(balls), str(tmp_path / "plain"), *options, "--set", "ema_decay=0", "--epochs", "1"]) == 0
     state = torch.load(run / "weights.pt", weights_only=True)
     assert any(key.endswith("running_mean") for key in state)
+
+
+def test_a_plan_of_two_stages_gets_a_third_that_keeps_the_size():
+    small = plan(filters=(8, 16), kernels=((3, 3, 1), (3, 3, 3)), strides=((1, 1, 1), (2, 2, 1)))
+    config = FitConfig.read(**FitConfig.of_plan(small))
+    assert config.filters == (8, 16, 16) and config.strides[2] == (1, 1, 1)
+    network = build(manifest_entry(config, 1, 3)["arguments"]).eval()
+    assert network(torch.zeros(1, 1, *config.patch)).shape == (1, 3, *config.patch)

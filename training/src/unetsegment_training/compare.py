@@ -69,11 +69,14 @@ def compare(first: Path, second: Path, metric: str = "dice") -> tuple[list[Diffe
         raise DatasetError(
             f"'{first}' and '{second}' share {len(shared)} cases; two models are compared on the same ones."
         )
-    labels = [name for name in _names(tables[0]) if name in _names(tables[1])]
-    if not labels:
-        raise DatasetError(f"'{first}' and '{second}' have no structure of the same name.")
+    names = _names(second)  # both were measured against the expert's value: a model's own name for it does not matter
+    values = {value for _, value in tables[0]} & {value for _, value in tables[1]}
+    if not values:
+        raise DatasetError(f"'{first}' and '{second}' have no label value in common.")
+    labels = [names[value] for value in sorted(values)]
     columns = {
-        name: np.array([[table.get((case, name), np.nan) for table in tables] for case in shared]) for name in labels
+        names[value]: np.array([[table.get((case, value), np.nan) for table in tables] for case in shared])
+        for value in sorted(values)
     }
     if len(labels) > 1:
         columns["mean of all"] = np.mean([columns[name] for name in labels], axis=0)
@@ -91,19 +94,22 @@ def write(path: Path, told: list[Difference], first: Path, second: Path, metric:
     path.write_text(json.dumps(content, indent=1), "utf-8")
 
 
-def _table(folder: Path, metric: str) -> dict[tuple[str, str], float]:
-    path = folder / "cases.json"
+def _table(folder: Path, metric: str) -> dict[tuple[str, int], float]:
+    """The metric per case and label value."""
     try:
-        rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
-        return {(r["case"], r["name"]): float("nan") if r[metric] is None else float(r[metric]) for r in rows}
+        return {(r["case"], r["label"]): float("nan") if r[metric] is None else float(r[metric]) for r in _rows(folder)}
     except (OSError, ValueError, KeyError, TypeError):
         raise DatasetError(
             f"'{folder}' holds no cases.json with '{metric}'; run 'unetsegment-train evaluate'."
         ) from None
 
 
-def _names(table: dict[tuple[str, str], float]) -> list[str]:
-    return list(dict.fromkeys(name for _, name in table))
+def _names(folder: Path) -> dict[int, str]:
+    return {row["label"]: row["name"] for row in _rows(folder)}
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "cases.json").read_text("utf-8"))
 
 
 def _wilcoxon(pairs: np.ndarray) -> float:

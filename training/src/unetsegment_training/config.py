@@ -230,10 +230,12 @@ class FitConfig(BaseModel):
             DatasetError: The plan has no such configuration.
         """
         chosen = plan.choose(name)
+        flat = ((1,) * chosen.dimensions,) * max(3 - len(chosen.filters), 0)  # DynUNet has three stages at least
         spacing = dict(zip(chosen.axes, chosen.spacing, strict=True))
         values: dict[str, Any] = {
             "network": "dynunet", "dimensions": chosen.dimensions, "patch": chosen.patch, "batch": chosen.batch,
-            "filters": chosen.filters, "strides": chosen.strides, "kernels": chosen.kernels,
+            "filters": chosen.filters + chosen.filters[-1:] * len(flat), "strides": chosen.strides + flat,
+            "kernels": chosen.kernels + chosen.kernels[-1:] * len(flat),
             "batch_dice": chosen.batch_dice, "spacing": tuple(spacing.get(axis, 0.0) for axis in "ijk"),
             "normalization": plan.normalization,
         }  # fmt: skip
