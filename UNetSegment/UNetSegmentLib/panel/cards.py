@@ -11,6 +11,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from .checklist import swatch
 from .outcome import Card
 
 KEPT = 10
@@ -136,8 +137,9 @@ def _table(card: Card) -> Any:
     tree.toolTip = _("Volume of each structure.")
     tree.setAccessibleName(_("Volume of each structure"))
     tree.setHorizontalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOff)
-    for name, ml in card.rows:
+    for (name, ml), color in zip(card.rows, card.colors, strict=True):
         item = qt.QTreeWidgetItem([name, ml])
+        item.setIcon(0, swatch(color))
         item.setTextAlignment(1, int(qt.Qt.AlignRight))
         item.setToolTip(0, name)
         tree.addTopLevelItem(item)

@@ -40,7 +40,7 @@ class Checklist:
             widget.clear()
             for label in self._labels:
                 item = qt.QListWidgetItem(label.name)
-                item.setIcon(_swatch(label.color))
+                item.setIcon(swatch(label.color))
                 item.setToolTip(label.name)
                 widget.addItem(item)
             self._onSearch(self._ui.structuresSearch.text)
@@ -79,7 +79,8 @@ class Checklist:
         self._onItem(None)
 
 
-def _swatch(color: tuple[int, int, int]) -> Any:
+def swatch(color: tuple[int, int, int]) -> Any:
+    """A small square of a structure's colour."""
     pixmap = qt.QPixmap(12, 12)
     pixmap.fill(qt.QColor(*color))
     return qt.QIcon(pixmap)

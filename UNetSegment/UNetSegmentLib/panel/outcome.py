@@ -27,6 +27,7 @@ class Card:
         rows: Each structure with its millilitres.
         warnings: Sentences about the inputs.
         notes: What the engine has to say, in sentences.
+        colors: Of the structures.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Card:
     rows: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     notes: str
+    colors: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def is_long(self) -> bool:
@@ -41,10 +43,10 @@ class Card:
         return len(self.rows) > MANY
 
     def html(self) -> str:
-        """The structures and what is to be said about them; no colours of its own, so that dark themes can be read."""
+        """The structures and what is to be said about them; its text has no colour, so that dark themes can be read."""
         cells = "" if self.is_long else "".join(
-            f'<tr><td>{escape(name)}</td><td align="right" style="padding-left:12px">{escape(ml)}</td></tr>'
-            for name, ml in self.rows
+            f'<tr><td>{_swatch(color)} {escape(name)}</td><td align="right" style="padding-left:12px">{escape(ml)}</td></tr>'
+            for (name, ml), color in zip(self.rows, self.colors or [None] * len(self.rows), strict=True)
         )  # fmt: skip
         parts = [f"<table>{cells}</table>" if cells else ""]
         parts += [f"<p><b>!</b> {escape(words)}</p>" for words in self.warnings]
@@ -71,7 +73,12 @@ def card(
         rows=tuple((label.name, millilitres(volumes_ml[label.value])) for label in labels),
         warnings=tuple(warning.message for warning in warnings),
         notes=provenance.get("notes", ""),
+        colors=tuple(label.color for label in labels),
     )
+
+
+def _swatch(color: tuple[int, int, int] | None) -> str:
+    return f'<font color="#{bytes(color).hex()}">■</font>' if color else ""
 
 
 def millilitres(ml: float) -> str:

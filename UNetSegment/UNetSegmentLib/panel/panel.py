@@ -379,9 +379,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _warm(self) -> None:
         """Have the chosen model ready in the background, where everything for it is installed."""
         manifest, _problem = self._manifest()
-        if self._parameterNode is None or manifest is None or self._run is not None:
-            return
-        if dependencies.missing(self.options()["device"]):
+        idle = self._parameterNode is not None and self._run is None
+        if not idle or manifest is None or dependencies.missing(self.options()["device"]):
             return
 
         def ready(result: dict) -> None:
