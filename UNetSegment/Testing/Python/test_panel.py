@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wher
 from panel_case import BACKEND, CONTROLS, NO_BACKEND, PanelCase, add_sample, module, segment_names, setUpModule  # noqa: E402, F401
 from UNetSegmentLib import package  # noqa: E402
 from UNetSegmentLib.labels import Label  # noqa: E402
-from UNetSegmentLib.panel import hierarchy, outcome, structures  # noqa: E402
+from UNetSegmentLib.panel import dependencies, hierarchy, outcome, structures  # noqa: E402
 from UNetSegmentLib.predict.sanity import InputWarning  # noqa: E402
 
 
@@ -107,6 +107,21 @@ class ChooserTest(PanelCase):
         self.addCleanup(ui.modelSelector.removeItem, ui.modelSelector.count - 1)
         chooser._chosen("other")
         self.assertEqual(ui.modelSelector.currentIndex, before)
+
+
+class FirstSightTest(PanelCase):
+    def test_what_the_first_run_installs_is_said_before(self):
+        ui = self.panel.ui
+        before = dependencies.missing
+        self.addCleanup(self.panel.enter)
+        self.addCleanup(setattr, dependencies, "missing", before)
+        dependencies.missing = lambda device: True
+        self.panel.enter()
+        self.assertIn("about 60 MB", ui.installHint.text)
+        self.assertFalse(ui.installHint.isHidden())
+        dependencies.missing = lambda device: False
+        self.panel.enter()
+        self.assertTrue(ui.installHint.isHidden())
 
 
 class MenuTest(PanelCase):

@@ -35,12 +35,17 @@ class Cards:
 
     Args:
         layout: A vertical layout; cards go to its top.
-        actions: ``(text, tool tip, function)`` of each button; the function is given the :class:`Shown`. The last one
-            needs no node.
+        log: Called with the :class:`Shown` whose log is to be seen.
     """
 
-    def __init__(self, layout: Any, actions: list[tuple[str, str, Callable[[Shown], None]]]) -> None:
-        self._layout, self._actions = layout, actions
+    def __init__(self, layout: Any, log: Callable[[Shown], None]) -> None:
+        self._layout = layout
+        self._actions: list[tuple[str, str, Callable[[Shown], None]]] = [
+            (_("Edit"), _("Correct this result in the Segment Editor."), edit),
+            (_("Statistics"), _("Measure this result in the Segment Statistics module."), measure),
+            (_("Save"), _("Save this result and whatever else is new, with Slicer's own dialog."), save),
+            (_("Log"), _("Show what was run and what the worker wrote to its log."), log),
+        ]  # the last one needs no node
         self.shown: list[Shown] = []
 
     def add(self, card: Card, node: Any, volume: Any, ran: dict[str, str]) -> Shown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import slicer
+from slicer.i18n import tr as _
 
 from ..errors import BackendError
 from ..predict.backends import is_installed
@@ -34,6 +35,15 @@ def missing(device: str) -> bool:
     """Whether something that ``device`` needs is not installed; told by metadata, nothing is imported."""
     torch = is_installed("torch") and is_installed("monai")
     return not torch if device == "cuda" else not (is_installed("openvino") or torch)
+
+
+def hint(device: str) -> str:
+    """What the first run will install, before anybody presses Apply; nothing where all is there."""
+    if not missing(device):
+        return ""
+    if device == "cuda":
+        return _("The first run installs PyTorch and MONAI (some gigabytes), after asking.")
+    return _("The first run installs OpenVINO (about 60 MB), after asking: it runs models on the processor.")
 
 
 def _ensure_torch() -> None:

@@ -67,19 +67,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         device = slicer.util.settingsValue(DEVICE_SETTING, "auto")
         self.ui.deviceSelector.setCurrentIndex(max(self.ui.deviceSelector.findData(device), 0))
         self._timer = qt.QTimer()
-        self._timer.setInterval(POLL_MS)
+        self._timer.interval = POLL_MS
         self._checklist = Checklist(self.ui, self.onStructures)
         self._selfTest = SelfTest(self)
         self._advice = Advice(self)
-        self._cards = cards.Cards(
-            self.ui.cardsPanel.layout(),
-            [
-                (_("Edit"), _("Correct this result in the Segment Editor."), cards.edit),
-                (_("Statistics"), _("Measure this result in the Segment Statistics module."), cards.measure),
-                (_("Save"), _("Save this result and whatever else is new, with Slicer's own dialog."), cards.save),
-                (_("Log"), _("Show what was run and what the worker wrote to its log."), self.onLog),
-            ],
-        )
+        self._cards = cards.Cards(self.ui.cardsPanel.layout(), self.onLog)
         self.ui.modelSelector.connect("currentIndexChanged(int)", self.onModelChanged)
         self.ui.modelsButton.connect("clicked(bool)", self.onModelsButton)
         self.ui.deviceSelector.connect("currentIndexChanged(int)", self.onDeviceChanged)
@@ -281,6 +273,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._advice.forget()
         try:
             dependencies.ensure(self.options()["device"], Path(self.resourcePath("requirements.txt")))
+            self.ui.installHint.visible = False
             parameters, volume = self._parameterNode, self.inputs()[0]
             self._under = (parameters, volume, self.ui.modelSelector.currentText)
             self._run = self.logic.start(
@@ -358,8 +351,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def end(self) -> None:
         """Nothing is under way any more."""
-        self._run = None
-        self.ui.progressBar.setVisible(False)
+        self._run, self.ui.progressBar.visible = None, False
         self.refresh()
 
     def onLog(self, shown: cards.Shown) -> None:
@@ -379,8 +371,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _warm(self) -> None:
         """Have the chosen model ready in the background, where everything for it is installed."""
         manifest, _problem = self._manifest()
-        idle = self._parameterNode is not None and self._run is None
-        if not idle or manifest is None or dependencies.missing(self.options()["device"]):
+        if self._parameterNode is None or self._run is not None:
+            return
+        self.ui.installHint.text = words = dependencies.hint(self.options()["device"])
+        self.ui.installHint.visible = bool(words)
+        if manifest is None or words:
             return
 
         def ready(result: dict) -> None:
