@@ -99,6 +99,7 @@ class UNetSegmentParameterNode:
     mode: str = "auto"
     mirror: bool = False
     show3D: bool = False
+    everyFrame: bool = False
 
 
 class UNetSegmentWidget(Panel):
@@ -207,6 +208,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         region=None,
         keep=None,
         onWarnings=None,
+        everyFrame: bool = False,
     ):
         """Segment in the worker; returns at once. Call :meth:`poll` some thirty times a second until it is finished.
 
@@ -216,9 +218,10 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             onDone: Called with a :class:`UNetSegmentLib.scene.Result`.
             onError: Called with the error; the scene is as it was.
             onWarnings: Called with what looks wrong about the volumes, where something does.
+            everyFrame: Segment every frame of the sequence that the volume shows, into a new sequence.
 
         Returns:
-            The :class:`UNetSegmentLib.scene.Run`, which has ``cancel()`` and ``finished``.
+            The :class:`UNetSegmentLib.scene.Run` or :class:`UNetSegmentLib.scene.FrameRun`, which has ``cancel()`` and ``finished``.
 
         Raises:
             UNetSegmentError: What can be known at once is wrong.
@@ -229,10 +232,14 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         if region is not None:
             scene.world_volume(nodes[0])  # its own mistakes first
             options["region"] = scene.region_box(region, nodes[0])
-        return scene.Run(
-            *(self.worker(), loaded, nodes, outputSegmentation, options, show3D),
-            *(onProgress, onDone, onError, keep, onWarnings),
-        )
+        told = {"on_progress": onProgress, "on_done": onDone, "on_error": onError, "on_warnings": onWarnings}
+        if everyFrame:
+            return scene.FrameRun(self.worker(), loaded, nodes, options, show3D, keep=keep, **told)
+        return scene.Run(self.worker(), loaded, nodes, outputSegmentation, options, show3D, keep=keep, **told)
+
+    def frames(self, volume) -> int:
+        """How many frames the sequence has that a volume shows; 1 for a volume like any other."""
+        return scene.frame_count(volume)
 
     def warm(self, model: str, device: str = "auto", mode: str = "auto", mirror: Optional[bool] = None, onDone=None):
         """Have a model ready in the worker; what cannot be done is told when it is really asked for."""
@@ -323,6 +330,6 @@ def load_tests(loader, tests, pattern):
     suite = loader.loadTestsFromTestCase(UNetSegmentTest)
     folder = Path(__file__).parent / "Testing" / "Python"
     if str(folder) in [str(Path(entry)) for entry in sys.path]:
-        for name in ("test_scene", "test_module", "test_panel", "test_region"):
+        for name in ("test_scene", "test_module", "test_panel", "test_region", "test_frames"):
             suite.addTests(loader.loadTestsFromName(name))
     return suite

@@ -10,6 +10,7 @@ from .state import PanelView
 
 CHOICES = (
     *("modelSelector", "outputSelector", "deviceSelector", "modeSelector", "show3DCheckBox", "regionSelector"),
+    "everyFrameCheckBox",
     *("checkupButton", "structuresList", "structuresAllButton", "structuresNoneButton"),
 )
 """What cannot be changed while a segmentation is under way."""

@@ -213,6 +213,9 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             warnings=self._advice.warnings(),
         )
         binding.show(self.ui, view)
+        frames = self.logic.frames(self.inputs()[0])
+        self.ui.everyFrameCheckBox.text = _("Every one of the {count} frames").format(count=frames)
+        self.ui.everyFrameCheckBox.visible = frames > 1
         self._checklist.show(manifest.segments if manifest else (), self._kept())
         self._cards.refresh(self._run is not None)
         index = self.ui.modeSelector.findData(self._parameterNode.mode)
@@ -283,6 +286,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 show3D=parameters.show3D,
                 region=parameters.region,
                 keep=self._kept(),
+                everyFrame=parameters.everyFrame and self.logic.frames(volume) > 1,
                 onProgress=self.onProgress,
                 onWarnings=self.onWarnings,
                 onDone=self.onDone,
