@@ -20,6 +20,8 @@ from ..package import Manifest
 from . import boundary
 from .interpolate import Lerp
 
+THREADED_FROM = 3e6
+"""Outputs x voxels from which threads are worth waking."""
 COMPILED_FROM = 3e7
 """Outputs x voxels from which compiled loops are worth loading (a second; ten where they are compiled for the first time)."""
 _MIXED = np.iinfo(np.uint16).max
@@ -111,8 +113,11 @@ def export(
     shape = tuple(len(lerp.lower) for lerp in lerps)
     result = np.zeros(shape, decision.table.dtype)
     workers = threads or os.cpu_count() or 1
+    work = float(np.prod(shape)) * len(decision.order)
     if compiled is None:
-        compiled = float(np.prod(shape)) * len(decision.order) >= COMPILED_FROM
+        compiled = work >= COMPILED_FROM
+    if work < THREADED_FROM:
+        workers = 1
     first_axis, done, carried = lerps[0], 0, None
     with ThreadPoolExecutor(workers) as pool:
         for start, outputs in slabs:
@@ -162,7 +167,8 @@ def _label(
         else:
             winner[cut] = decision.winners(outputs[:, cut])
 
-    list(pool.map(win, _shares(winner.shape[0], workers)))
+    each = map if workers == 1 else pool.map
+    list(each(win, _shares(winner.shape[0], workers)))
     if all(lerp.is_identity for lerp in lerps):
         result[:] = decision.table[winner[rows[0]]]
         return
@@ -182,7 +188,7 @@ def _label(
             result[cut],
         )
 
-    list(pool.map(work, _shares(len(weight), workers)))
+    list(each(work, _shares(len(weight), workers)))
 
 
 def _fill(values, winner, rows, row_weight, j0, j1, wj, k0, k1, wk, order, threshold, regions, table, result) -> None:
@@ -287,7 +293,7 @@ def _join(before: Any, after: Any) -> Any:
 
 def _shares(count: int, workers: int) -> list[slice]:
     """``count`` rows in about equal parts for the workers."""
-    step = max(-(-count // (workers * 2)), 1)
+    step = max(-(-count // (workers * 2 if workers > 1 else 1)), 1)
     return [slice(n, min(n + step, count)) for n in range(0, count, step)]
 
 

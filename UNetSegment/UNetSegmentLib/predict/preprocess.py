@@ -140,7 +140,7 @@ def _normalized(image: np.ndarray, how: Normalization) -> np.ndarray:
         shift, squares, flat = float(image.mean(dtype=np.float64)), 0.0, image.reshape(-1)
         for start in range(0, flat.size, 1 << 20):  # numpy's own would make a copy of all in double precision
             part = np.subtract(flat[start : start + (1 << 20)], shift, dtype=np.float64)
-            squares += float(part @ part)
+            squares += float(np.einsum("n,n->", part, part))  # a matrix product would wake every thread
         scale = (squares / flat.size) ** 0.5
     image -= np.float32(shift)
     image /= np.float32(scale if scale > 0 else 1.0)

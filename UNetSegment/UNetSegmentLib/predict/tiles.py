@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -84,8 +85,13 @@ def weights(patch: Sequence[int], inference: Inference) -> np.ndarray:
     MONAI centres it and lets it fall to 0.001 at least; nnU-Net filters a single 1 in voxel ``patch // 2``, cut off at
     four sigma, scales it to 10 and rounds it to half precision.
     """
+    return _weights(tuple(patch), inference)
+
+
+@lru_cache(maxsize=8)
+def _weights(patch: tuple[int, ...], inference: Inference) -> np.ndarray:
     if inference.blending == "constant":
-        return np.ones(tuple(patch), np.float32)
+        return np.ones(patch, np.float32)
     nnunet = inference.convention == "nnunet"
     window = np.ones((), np.float64)
     for size in patch:
