@@ -177,6 +177,26 @@ def faults(worker, model, cancels, kills, seed):
     return ends
 
 
+@needs_engine
+def test_memory_made_after_the_end_of_a_job_is_let_go(worker, model, monkeypatch):
+    """A job that ends while its volume is still being copied."""
+    before, copying, go_on = names(), threading.Event(), threading.Event()
+    copy = np.copyto
+
+    def slowly(target, source):
+        copying.set()
+        go_on.wait(20)
+        copy(target, source)
+
+    monkeypatch.setattr(client.np, "copyto", slowly)
+    job = worker.predict(model, [image()], NUMBERS)
+    assert copying.wait(20)
+    worker.stop()
+    assert job.finished
+    go_on.set()
+    assert wait_until(lambda: names() <= before, 5), names() - before
+
+
 @posix
 @needs_engine
 def test_cancels_and_kills_at_random_moments(worker, model):

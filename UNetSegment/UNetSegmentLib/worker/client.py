@@ -269,6 +269,10 @@ class Worker:
         except Exception as error:
             words = f"The volume could not be handed over ({type(error).__name__}: {error})."
             self._events.put((process, "failed", (job.number, WorkerError(words))))
+        finally:
+            if job.finished:  # ended meanwhile: nobody else lets go of what was made since
+                for shared in list(job._shared):
+                    shared.close()
 
     def _read(self, process: Any, stream: Any) -> None:
         buffered = os.fdopen(os.dup(stream.fileno()), "rb")
@@ -351,9 +355,8 @@ class Worker:
                 job._shared.pop().forget_name()
             except (KeyError, TypeError, ValueError, AttributeError):
                 error, result = WorkerError("The worker's answer cannot be read; press Apply again."), None
-        for shared in job._shared:
-            shared.close()
-        job._shared.clear()
+        while job._shared:
+            job._shared.pop().close()
         job.result, job.error = result, error
         if error is not None and job.on_error is not None:
             job.on_error(error)

@@ -58,7 +58,9 @@ class SharedArray:
         """The memory that another process described."""
         with _untracked():
             memory = _open(name=described["name"])
-        return cls(memory, tuple(described["shape"]), np.dtype(described["dtype"]))
+        shared = cls(memory, tuple(described["shape"]), np.dtype(described["dtype"]))
+        shared._named = True  # whoever attached may remove the name as well
+        return shared
 
     def describe(self) -> dict[str, Any]:
         """What :meth:`attach` needs, as JSON."""

@@ -119,6 +119,8 @@ class Server:
         described = [*(entry["array"] for entry in params["volumes"]), params["labels"]]
         shared = [SharedArray.attach(each) for each in described]
         try:
+            for each in shared:
+                each.forget_name()  # at once: nothing is left behind, however both sides end
             self._send({"method": "attached", "params": {"id": number}})
             return self._answer(number, params, shared)
         finally:
