@@ -1,4 +1,4 @@
-"""``unetsegment-train inspect | plan | describe | fit | settings | evaluate | compare | pack``."""
+"""``unetsegment-train inspect | plan | describe | fit | settings | evaluate | compare | pack | publish``."""
 
 from __future__ import annotations
 
@@ -179,6 +179,23 @@ def pack(
         packed = run_pack(run, data, output, entries, summary=summary, snapshot=snapshot)
     size = sum(p.stat().st_size for p in packed.root.rglob("*") if p.is_file())
     print(f"wrote {output} ({size / 1e6:.1f} MB)")
+
+
+@app.command()
+def publish(
+    model: Annotated[str, typer.Argument(help="package folder, or name of an installed model")],
+    folder: Annotated[Path, typer.Argument(help="folder that a web server serves; made if it is not there")],
+    url: Annotated[Optional[str], typer.Option(help="address of that folder; by default http://localhost:8000")] = None,
+    catalog: Annotated[Optional[Path], typer.Option(help="catalog to extend; by default FOLDER/catalog.json")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="also if this version was published before")] = False,
+) -> None:
+    """Put a package into a folder for a web server: a zip, its SHA-256, and an entry in a catalog that the module reads."""
+    from .publish import LOCAL
+    from .publish import publish as run_publish
+
+    done = run_publish(model, folder, url or LOCAL, catalog, replace)
+    print(f"wrote {done.zipped} ({done.entry['size'] / 1e6:.1f} MB, SHA-256 {done.sha256})")
+    print(f"wrote {done.catalog}; its entry says {done.entry['download']['url']}")
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
