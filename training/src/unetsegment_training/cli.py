@@ -162,6 +162,9 @@ def pack(
     snapshot: Annotated[
         bool, typer.Option("--snapshot", help="pack the last finished epoch of a run still going")
     ] = False,
+    terminology: Annotated[
+        Optional[Path], typer.Option(help="table of codes in Slicer's JSON format; by default Slicer's general anatomy")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Pack a run as a model: measures it on its validation cases, writes the bundle, proves every backend."""
@@ -172,11 +175,16 @@ def pack(
     entries = schema.load_json(card)
     fold = FitConfig.load(run / "config.json").fold if (run / "config.json").exists() else 0
     data, cases = _cases(dataset, skip_bad, run, fold)
-    packed = run_pack(run, data, output, entries, snapshot=snapshot)
+    packed = run_pack(run, data, output, entries, snapshot=snapshot, terminology=terminology)
     if fold >= 0:
         summary = run_evaluate(cases, output, run / "evaluation", run=run)
         _print_summary(summary)
-        packed = run_pack(run, data, output, entries, summary=summary, snapshot=snapshot)
+        packed = run_pack(run, data, output, entries, summary=summary, snapshot=snapshot, terminology=terminology)
+    for label in packed.manifest.segments:
+        codes = label.terminology
+        parts = [code for code in (codes.type, codes.modifier) if code] if codes else []
+        told = ", ".join(f"{code.meaning} ({code.scheme} {code.value})" for code in parts)
+        print(f"terminology of '{label.name}': {told or 'none; the table has no such name, give codes in the card'}")
     size = sum(p.stat().st_size for p in packed.root.rglob("*") if p.is_file())
     print(f"wrote {output} ({size / 1e6:.1f} MB)")
 

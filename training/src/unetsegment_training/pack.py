@@ -25,6 +25,7 @@ from .config import FitConfig
 from .dataset import Dataset, DatasetError
 from .fit import averaged_weights
 from .patches import prepare
+from .terminology import add_codes
 
 
 def pack(
@@ -35,6 +36,7 @@ def pack(
     reference_case: str | None = None,
     summary: list[dict[str, Any]] | None = None,
     snapshot: bool = False,
+    terminology: Path | None = None,
 ) -> Package:
     """Write a package for the run's averaged weights, in half precision, and prove it on its reference patch.
 
@@ -46,6 +48,7 @@ def pack(
         reference_case: Case for the reference patch; by default the first validation case.
         summary: Of :func:`evaluate.evaluate`, for the manifest's metrics.
         snapshot: Take the weights after the last finished epoch of a run that has not ended.
+        terminology: Table for the codes of labels whose card gives none; by default Slicer's.
 
     Raises:
         DatasetError: The run has not finished, or the case is unknown.
@@ -60,6 +63,7 @@ def pack(
     if summary:
         raw["metrics"] = [_metric(entry, config.fold) for entry in summary]
     manifest = Manifest.from_dict(raw | {"files": {}})
+    add_codes(raw["labels"], terminology)
 
     if snapshot:
         state, _ = averaged_weights(run, manifest)
