@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from unetsegment_training.cli import main
 from unetsegment_training.dataset import DatasetError
 from unetsegment_training.terminology import TABLE, Terms, add_codes
+from UNetSegmentLib import package
 
 
 @pytest.mark.parametrize(
@@ -65,3 +67,25 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
             Terms(table)
     with pytest.raises(DatasetError, match="cannot be read"):
         Terms(tmp_path / "none.json")
+
+
+@pytest.mark.slow
+def test_pack_writes_codes_and_says_what_has_none(
+    balls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("background", "Left kidney", "Shell")
+    labels = [{"value": value, "name": name} for value, name in enumerate(names)]
+    card = {"name": "balls", "title": "Balls", "version": "1.0.0", "description": "Balls.", "intended_use": "Tests."}
+    (tmp_path / "card.json").write_text(json.dumps(card | {"labels": labels}))
+    sizes = ["--epochs", "1", "--filters", "8,16,16", "--patch", "16,16,16", "--batch", "2", "--device", "cpu"]
+    assert main(["fit", str(balls), str(tmp_path / "run"), *sizes]) == 0
+    pack = ["pack", str(balls), str(tmp_path / "run"), str(tmp_path / "m"), "--card", str(tmp_path / "card.json")]
+    assert main([*pack, "--terminology", str(tmp_path / "none.json")]) == 1
+    assert "cannot be read" in capsys.readouterr().err and not (tmp_path / "m").exists()
+    assert main(pack) == 0
+    said = capsys.readouterr().out
+    assert "terminology of 'Left kidney': Kidney (SCT 64033007), Left (SCT 7771000)" in said
+    assert "terminology of 'Shell': none" in said
+    kidney, shell = package.load(tmp_path / "m").manifest.segments
+    assert kidney.terminology is not None and kidney.terminology.type.value == "64033007"
+    assert shell.terminology is None
