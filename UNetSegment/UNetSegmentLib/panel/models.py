@@ -64,7 +64,8 @@ class ModelChooser:
         self.ui.useButton.connect("clicked(bool)", self.onUse)
 
     def show(self, name: str = "") -> None:
-        """Bring the window up with the model ``name`` chosen."""
+        """Bring the window up with the model ``name`` chosen, whatever was searched for before."""
+        self.ui.searchBox.setText("")
         self.refresh(name)
         self.dialog.show()
         getattr(self.dialog, "raise")()
