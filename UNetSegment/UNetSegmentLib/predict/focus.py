@@ -19,7 +19,7 @@ def source_box(image: NetworkImage, region: Region, shape: tuple[int, int, int])
         InputError: The region is empty or outside of the image.
     """
     box = []
-    for axis, (turned, flip, cut) in enumerate(zip(image.turn.axes, image.turn.flips, image.box, strict=True)):
+    for turned, flip, cut in zip(image.turn.axes, image.turn.flips, image.box, strict=True):
         first, stop = region[turned]
         if not 0 <= first < stop <= shape[turned]:
             raise InputError(
@@ -32,7 +32,6 @@ def source_box(image: NetworkImage, region: Region, shape: tuple[int, int, int])
         if low >= high:  # outside of what is left after cropping: nothing there
             low = high = 0
         box.append(slice(low, high))
-        del axis
     return tuple(box)  # type: ignore[return-value]
 
 

@@ -102,7 +102,7 @@ class _Sums:
             self.to_host()
         elif isinstance(self.total, np.ndarray):
             answer = answer.float().cpu().numpy()
-        _weigh(answer, self.weight)
+        answer *= self.weight
         for part, row in self._pieces(cut[1].start, cut[1].stop):
             here = (slice(None), row, *cut[2:])
             self.total[here] += answer[:, part]
@@ -172,10 +172,6 @@ class _Sums:
 
 def _cut(i: int, j: int, k: int, patch: tuple[int, int, int]) -> tuple[slice, ...]:
     return (slice(None), *(slice(a, a + n) for a, n in zip((i, j, k), patch, strict=True)))
-
-
-def _weigh(answer: Any, weight: Any) -> None:
-    answer *= weight
 
 
 def _like(array: Any, values: np.ndarray) -> Any:
