@@ -198,6 +198,20 @@ def test_slicer_pairs_with_faults(tmp_path):
     assert any("'case3': its segment 'Corr' is none of the dataset's labels" in f.text for f in fingerprint.findings)
 
 
+def test_a_folder_without_segmentation_and_one_whose_segmentation_lies_beside_the_voxels(tmp_path):
+    for n in range(4):
+        slicer_case(tmp_path / f"patient_{n}", "T1", ("Shell", "Core"), seed=n, crop=True)
+    (tmp_path / "patient_1" / "T1-segmentation.seg.nrrd").unlink()
+    path = tmp_path / "patient_2" / "T1-segmentation.seg.nrrd"
+    segments = io.read_labelmap(path)
+    moved = segments.grid.ijk_to_ras.copy()
+    moved[:3, 3] += 0.4 * moved[:3, 2]
+    io.write_labelmap(path, LabelMap(segments.array, Grid(segments.grid.shape, moved), segments.labels))
+    texts = [f.text for f in found(tmp_path).findings if f.severity == "error"]
+    assert any("'patient_1': there is no segmentation (.seg.nrrd) beside 'T1.nrrd'" in t for t in texts)
+    assert any("'patient_2'" in t and "0.4 voxels beside" in t and "set the segmentation's geometry" in t for t in texts)
+
+
 def test_an_image_saved_with_two_segmentations(tmp_path):
     slicer_case(tmp_path, "a", ("Shell", "Core"))
     slicer_case(tmp_path, "a", ("Shell", "Core"), suffix="_by-hand")

@@ -52,14 +52,27 @@ class Case:
         except InputError as error:
             raise DatasetError(f"Case '{self.name}': {error}") from None
         if not image.grid.is_close(label.grid, tolerance=1e-2):
-            sizes = f"sizes {image.grid.shape} and {label.grid.shape}"
-            if image.grid.shape == label.grid.shape:
-                apart = float(np.abs(image.grid.corners() - label.grid.corners()).max())
-                sizes = f"the same size, but corners {apart:.3g} mm apart"
+            advice = "resample the label"
+            if self.values is not None:
+                advice = "in Slicer's Segment Editor set the segmentation's geometry to the image and save it again"
             raise DatasetError(
-                f"Case '{self.name}': image and label differ in grid ({sizes}); resample the label or leave the case out."
+                f"Case '{self.name}': image and label differ in grid ({_difference(image.grid, label.grid)}); {advice}, "
+                "or leave the case out."
             )
         return image, label
+
+
+def _difference(image: Grid, label: Grid) -> str:
+    """In which way two grids differ, in words."""
+    if image.shape == label.shape:
+        return f"the same size, but corners {float(np.abs(image.corners() - label.corners()).max()):.3g} mm apart"
+    matrix = label.index_in(image)
+    offset = matrix[:3, 3]
+    beside = float(np.abs(offset - np.round(offset)).max())
+    sizes = f"sizes {image.shape} and {label.shape}"
+    if np.allclose(matrix[:3, :3], np.eye(3), atol=1e-2) and beside > 1e-2:
+        return f"{sizes}, the label's voxels {beside:.2g} voxels beside those of the image"
+    return sizes
 
 
 def same_name(name: str) -> str:

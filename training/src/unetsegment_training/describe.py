@@ -152,7 +152,10 @@ def describe(
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         shown = " x ".join(map(str, size))
         raise DatasetError(f"The network '{target}' cannot take an image of {shown} voxels ({text}).") from None
-    told = Description(Path(target).stem or target, title, channels, size, stages_of(layers), notes)
+    name = Path(target).stem or target
+    if Path(target).suffix == ".json":  # a plan, whose own file must not be written over
+        name += "-network"
+    told = Description(name, title, channels, size, stages_of(layers), notes)
     if any(x.kind == "linear" for x in layers):
         told.notes.append(
             "Its linear layers (attention) are counted with the convolution before them; a receptive field is not told."

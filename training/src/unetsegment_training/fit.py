@@ -7,7 +7,9 @@ there and kept in order by others.
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -107,10 +109,20 @@ class Cases(pl.LightningDataModule):
 class EpochLines(Callback):
     """A line per epoch, for logs that are not a terminal."""
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.began, self.first, self.fresh = time.monotonic(), trainer.current_epoch, False
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.fresh = True
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        seen = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        done, last = trainer.current_epoch + 1, trainer.max_epochs or 0
+        seen = {k: float(v) for k, v in trainer.callback_metrics.items() if self.fresh or not k.startswith("dice")}
+        self.fresh = False
         text = " ".join(f"{k} {v:.4f}" for k, v in sorted(seen.items()))
-        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {text}", flush=True)
+        left = (time.monotonic() - self.began) / (done - self.first) * (last - done)
+        words = f", {left / 60:.0f} min left" if left >= 90 else f", {left:.0f} s left" if left else ""
+        print(f"epoch {done}/{last} {text}{words}", flush=True)
 
 
 def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") -> Path:
@@ -145,12 +157,25 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") ->
     steps, weights = len(data.train_dataloader()), data.class_weights(len(manifest.labels))
     module = Segmenter(manifest, config, steps, weights)
     last = run / "checkpoints" / "last.ckpt"
-    trainer = _trainer(run, config, device, validates=bool(data.val))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # advertisements, and what the next lines say
+    trainer = _trainer(run, config, device, steps, validates=bool(data.val))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|litlogger).*")
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|LeafSpec|exists and is not empty).*")
+        _tell(trainer, module, data, last)
         trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     replace_tensors(run / "weights.pt", averaged_weights(run, manifest)[0])
     return run / "weights.pt"
+
+
+def _tell(trainer: pl.Trainer, module: Segmenter, data: Cases, last: Path) -> None:
+    """What is about to be done, in a line."""
+    million = sum(p.numel() for p in module.network.parameters()) / 1e6
+    print(
+        f"{len(data.train)} cases train, {len(data.val)} validate; {module.config.network}, {million:.1f} million "
+        f"parameters, on {trainer.strategy.root_device} in {trainer.precision}"
+        + (f"; goes on from '{last}'" if last.exists() else ""),
+        flush=True,
+    )
 
 
 def averaged_weights(run: Path, manifest: Manifest) -> tuple[dict[str, torch.Tensor], int]:
@@ -170,7 +195,7 @@ def averaged_weights(run: Path, manifest: Manifest) -> tuple[dict[str, torch.Ten
     return inference_state(network, manifest), int(saved["epoch"]) + 1
 
 
-def _trainer(run: Path, config: FitConfig, device: str, validates: bool) -> pl.Trainer:
+def _trainer(run: Path, config: FitConfig, device: str, steps: int, validates: bool) -> pl.Trainer:
     live = sys.stderr.isatty()
     callbacks: list[Callback] = [RichProgressBar() if live else EpochLines()]
     if config.ema_decay:
@@ -197,7 +222,7 @@ def _trainer(run: Path, config: FitConfig, device: str, validates: bool) -> pl.T
         plugins=[SafeCheckpointIO()],
         enable_progress_bar=live,
         enable_model_summary=False,
-        log_every_n_steps=10,
+        log_every_n_steps=min(steps, 10) or 1,
     )
 
 

@@ -36,7 +36,7 @@ def list_pairs(root: Path, raw: dict[str, Any]) -> tuple[Dataset, list[Problem]]
     """
     cases: dict[str, tuple[Path, Path]] = {}
     problems: list[Problem] = []
-    for folder in sorted({path.parent for path in root.rglob(f"*{SEGMENTATION}")}):
+    for folder in sorted({path.parent for path in root.rglob("*") if stem_of(path)}):
         found, wrong = _pairs_in(folder, root)
         problems += wrong
         for name, pair in found.items():
@@ -109,6 +109,6 @@ def _pairs_in(folder: Path, root: Path) -> tuple[dict[str, tuple[Path, Path]], l
     used = {image for image, _ in found.values()}
     for stem, image in images.items():
         if image not in used:
-            name = "_".join(filter(None, (inside, stem)))
+            name = inside if len(images) == 1 and inside else "_".join(filter(None, (inside, stem)))
             problems.append((name, f"Case '{name}': there is no segmentation (.seg.nrrd) beside '{image.name}'."))
     return found, problems
