@@ -209,7 +209,9 @@ def test_a_folder_without_segmentation_and_one_whose_segmentation_lies_beside_th
     io.write_labelmap(path, LabelMap(segments.array, Grid(segments.grid.shape, moved), segments.labels))
     texts = [f.text for f in found(tmp_path).findings if f.severity == "error"]
     assert any("'patient_1': there is no segmentation (.seg.nrrd) beside 'T1.nrrd'" in t for t in texts)
-    assert any("'patient_2'" in t and "0.4 voxels beside" in t and "set the segmentation's geometry" in t for t in texts)
+    assert any(
+        "'patient_2'" in t and "0.4 voxels beside" in t and "set the segmentation's geometry" in t for t in texts
+    )
 
 
 def test_an_image_saved_with_two_segmentations(tmp_path):

@@ -160,7 +160,9 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") ->
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # advertisements, and what the next lines say
     trainer = _trainer(run, config, device, steps, validates=bool(data.val))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|LeafSpec|exists and is not empty).*")
+        warnings.filterwarnings(
+            "ignore", message=".*(does not have many workers|IterableDataset|LeafSpec|exists and is not empty).*"
+        )
         _tell(trainer, module, data, last)
         trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     replace_tensors(run / "weights.pt", averaged_weights(run, manifest)[0])
