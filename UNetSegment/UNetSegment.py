@@ -98,6 +98,7 @@ class UNetSegmentParameterNode:
     model: str = DEFAULT_MODEL
     mode: str = "auto"
     mirror: bool = False
+    folds: str = "all"
     show3D: bool = False
     everyFrame: bool = False
 
@@ -122,7 +123,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
     """
 
     def __init__(self, engine=Predictor, worker=None) -> None:
-        """``engine(package, device, mode, mirror)`` makes a predictor, ``worker`` runs in the background; tests may give
+        """``engine(package, device, mode, mirror, folds)`` makes a predictor, ``worker`` runs in the background; tests may give
         their own."""
         ScriptedLoadableModuleLogic.__init__(self)
         self._engine = engine
@@ -148,6 +149,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         mirror: Optional[bool] = None,
         region=None,
         keep=None,
+        folds: str = "all",
     ):
         """Segment one volume, or several as the channels of one image, in this process; blocks until done.
 
@@ -163,6 +165,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             mirror: Average mirrored copies; by default where the mode is ``parity`` and the model allows it.
             region: vtkMRMLMarkupsROINode to segment the inside of; the whole volume by default.
             keep: Label values of the structures to write; all by default.
+            folds: Which networks of a model with several are averaged: ``all``, ``first``, or names like ``0,2``.
 
         Returns:
             The vtkMRMLSegmentationNode, under the input's transform and beside it in the subject hierarchy.
@@ -175,7 +178,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         labels = scene.kept_labels(loaded.manifest, keep)
         volume = gather([scene.world_volume(node) for node in nodes], loaded.manifest)
         inside = {} if region is None else {"region": scene.region_box(region, nodes[0])}
-        result = self._predictor(loaded, device, mode, mirror).predict(volume, progress, cancel, **inside)
+        result = self._predictor(loaded, device, mode, mirror, folds).predict(volume, progress, cancel, **inside)
         for node in (*nodes, outputSegmentation):
             if node is not None and node.GetScene() is None:
                 raise InputError(f"'{node.GetName()}' was removed while it was being segmented; nothing was written.")
@@ -186,11 +189,11 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         self.lastOutcome = scene.Result(written, kept.segments, kept.volumes_ml(), dict(result.provenance))
         return written
 
-    def _predictor(self, loaded, device: str, mode: str, mirror: Optional[bool]):
+    def _predictor(self, loaded, device: str, mode: str, mirror: Optional[bool], folds: str):
         """The predictor of the last run, where model and options are the same: nothing is loaded twice."""
-        key = (loaded.root, loaded.content_hash, device, mode, mirror)
+        key = (loaded.root, loaded.content_hash, device, mode, mirror, folds)
         if self._ready[0] != key:
-            self._ready = (key, self._engine(loaded, device=device, mode=mode, mirror=mirror))
+            self._ready = (key, self._engine(loaded, device=device, mode=mode, mirror=mirror, folds=folds))
         return self._ready[1]
 
     def start(
@@ -209,6 +212,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         keep=None,
         onWarnings=None,
         everyFrame: bool = False,
+        folds: str = "all",
     ):
         """Segment in the worker; returns at once. Call :meth:`poll` some thirty times a second until it is finished.
 
@@ -227,7 +231,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             UNetSegmentError: What can be known at once is wrong.
         """
         nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
-        options = self._asked(device, mode, mirror)
+        options = self._asked(device, mode, mirror, folds)
         loaded = package.load(model)
         if region is not None:
             scene.world_volume(nodes[0])  # its own mistakes first
@@ -241,10 +245,18 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         """How many frames the sequence has that a volume shows; 1 for a volume like any other."""
         return scene.frame_count(volume)
 
-    def warm(self, model: str, device: str = "auto", mode: str = "auto", mirror: Optional[bool] = None, onDone=None):
+    def warm(
+        self,
+        model: str,
+        device: str = "auto",
+        mode: str = "auto",
+        mirror: Optional[bool] = None,
+        folds: str = "all",
+        onDone=None,
+    ):
         """Have a model ready in the worker; what cannot be done is told when it is really asked for."""
         try:
-            self.worker().load(str(package.load(model).root), self._asked(device, mode, mirror), on_done=onDone)
+            self.worker().load(str(package.load(model).root), self._asked(device, mode, mirror, folds), on_done=onDone)
         except UNetSegmentError as error:
             logging.info("UNetSegment: %s", error)
 
@@ -292,8 +304,10 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             self._worker.stop()
 
     @staticmethod
-    def _asked(device: str, mode: str, mirror: Optional[bool]) -> dict:
-        return {"device": device, "mode": mode} | ({} if mirror is None else {"mirror": mirror})
+    def _asked(device: str, mode: str, mirror: Optional[bool], folds: str) -> dict:
+        """Options for the worker; what is usual is left out, so that the same model is not kept ready twice."""
+        unusual = {"mirror": mirror, "folds": None if folds == "all" else folds}
+        return {"device": device, "mode": mode} | {name: value for name, value in unusual.items() if value is not None}
 
 
 class UNetSegmentTest(ScriptedLoadableModuleTest):

@@ -1,6 +1,8 @@
 """The whole engine against a naive form of itself: everything in memory at once, one plain step after the other."""
 
+import io
 import itertools
+import json
 import tracemalloc
 
 import numpy as np
@@ -43,7 +45,7 @@ def volume(shape=(30, 41, 22), spacing=(1, 1, 1), seed=0, channels=1):
     return Volume(blobs(grid.shape, seed, channels), grid, tuple(f"c{n}" for n in range(channels)))
 
 
-def naive(model, image, mirror_axes=()):
+def naive(model, image, mirror_axes=(), folds=None):
     """Labels by definition: every fold and flip over the whole volume, dense interpolation, argmax or painting."""
     manifest = model.manifest
     ready = preprocess(image, manifest)
@@ -53,7 +55,8 @@ def naive(model, image, mirror_axes=()):
     place = choose(model, "cpu", "openvino")
     flips = [f for n in range(len(mirror_axes) + 1) for f in itertools.combinations([a + 2 for a in mirror_axes], n)]
     total, norm = 0.0, np.zeros(tiling.padded)
-    for fold in range(model.folds):
+    folds = range(model.folds) if folds is None else folds
+    for fold in folds:
         network = place.open(model, "fp32", fold)
         for start in itertools.product(*tiling.starts):
             cut = tuple(slice(a, a + p) for a, p in zip(start, tiling.patch, strict=True))
@@ -62,8 +65,8 @@ def naive(model, image, mirror_axes=()):
                 answer = np.flip(network.run(np.flip(patch, flip), lambda: None), flip)[0].astype(np.float64)
                 if np.isscalar(total):
                     total = np.zeros((len(answer), *tiling.padded))
-                total[(slice(None), *cut)] += answer * weight / len(flips) / model.folds
-            if fold == 0:
+                total[(slice(None), *cut)] += answer * weight / len(flips) / len(folds)
+            if fold == folds[0]:
                 norm[cut] += weight
     inner = tuple(slice(b, b + n) for b, n in zip(tiling.before, tiling.shape, strict=True))
     outputs = total[(slice(None), *inner)] / norm[inner]
@@ -124,7 +127,36 @@ def test_folds_and_mirrors_share_one_sum(folds, mirror, spacing):
     result = Predictor(folds, mode="parity", mirror=mirror).predict(image)
     same(result.labels.array, naive(folds, image, (0, 2) if mirror else ()))
     assert f'"mirror_axes": {[0, 2] if mirror else []}' in result.provenance["options"]
-    assert '"folds": 3' in result.provenance["options"]
+    assert '"folds": ["0", "1", "2"]' in result.provenance["options"]
+
+
+@pytest.mark.parametrize(("asked", "chosen"), [("first", [0]), ("1", [1]), ("2, 0", [0, 2])])
+def test_some_of_the_folds(folds, asked, chosen):
+    image = volume(channels=2)
+    result = Predictor(folds, mode="parity", mirror=False, folds=asked).predict(image)
+    same(result.labels.array, naive(folds, image, folds=chosen))
+    assert json.loads(result.provenance["options"])["folds"] == [str(n) for n in chosen]
+
+
+def test_a_fold_that_is_not_there(folds):
+    with pytest.raises(BackendError, match="no fold '3'; choose all, first, or of 0, 1, 2"):
+        Predictor(folds, folds="0,3")
+
+
+def test_what_all_folds_answer_proves_nothing_about_one(tmp_path):
+    """A reference patch belongs to the mean: one fold alone is run as trained, and not refused for differing."""
+    slopes = np.float32([[0, 2, 4], [0, 1, 6]]), np.float32([[0, -2, -6], [0, 1, -1]])
+    folds = [(slope.reshape(3, 1, 1, 1, 1), bias) for slope, bias in zip(*slopes, strict=True)]
+    patch = np.random.default_rng(2).uniform(0, 3, (1, *WINDOW["patch_size"])).astype(np.float32)
+    answers = sum(slope * patch + bias[:, None, None, None] for slope, bias in [(w[:, 0], b) for w, b in folds])
+    reference = io.BytesIO()
+    np.savez(reference, input=patch, labels=np.array([0, 3, 300], np.uint16)[answers.argmax(axis=0)])
+    files = {f"onnx.{n}" if n else "onnx": (f"models/fold_{n}.onnx", packages.linear_onnx(*folds[n])) for n in (0, 1)}
+    files["reference"] = ("models/reference.npz", reference.getvalue())
+    model = package.load(packages.write(tmp_path, packages.manifest(inference=WINDOW), files))
+    assert Predictor(model).agreement > 0.99
+    alone = Predictor(model, folds="1")
+    assert alone.agreement is None and alone.description()["precision"] == "fp32"
 
 
 def test_mirroring_follows_mode_and_model(folds, tmp_path):

@@ -42,7 +42,7 @@ def wait(condition, seconds=90):
 
 def test_choosing_a_model(panel, tmp_path):
     panel.ui.modelsButton.click()
-    chooser = panel._chooser
+    chooser = panel.model.chooser
     assert chooser.dialog.visible and chooser.item().name == "hippocampus-mr-t1"
     host.screenshot(chooser.dialog, tmp_path / "chooser_1_installed.png")
     chooser.ui.searchBox.setText("spleen")
@@ -104,7 +104,7 @@ def offered(tmp_path):
 def test_a_download_is_cancelled_and_taken_up_again(panel, offered, tmp_path):
     server, zipped = offered
     panel.ui.modelsButton.click()
-    chooser = panel._chooser
+    chooser = panel.model.chooser
     ui = chooser.ui
     ui.searchBox.setText("offered")
     server.script.append(f"stall:{len(zipped) // 2}")
@@ -142,7 +142,7 @@ def test_from_first_sight_to_a_result_card(panel, tmp_path):
     picture("1_first_sight")
     volume = slicer.util.loadVolume(str(SAMPLE))
     ui.inputSelector1.setCurrentNode(volume)
-    panel.selectModel("hippocampus-mr-t1")
+    panel.model.select("hippocampus-mr-t1")
     picture("2_volume")
     ui.optionsButton.collapsed = False
     region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")

@@ -170,6 +170,7 @@ def test_folds_configurations_and_results_layout(tmp_path):
     loaded = package.load(results)
     assert loaded.folds == 2 and set(loaded.manifest.files) == {"safetensors", "safetensors.1"}
     assert "fold_3" in loaded.manifest.files["safetensors.1"].path
+    assert loaded.manifest.folds == ("0", "3")
     write(results / "nnUNetTrainer__nnUNetPlans__2d")
     with pytest.raises(
         PackageError, match="several nnU-Net models; give one of its folders 'nnUNetTrainer__nnUNetPlans__2d'"

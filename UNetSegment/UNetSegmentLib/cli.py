@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
         help="average mirrored copies (default: in mode parity, where the model allows it)",
     )
     segment.add_argument(
+        "--folds",
+        metavar="NAMES",
+        default="all",
+        help="which networks of a model with several to average: all, first, or names like 0,2 (default: all)",
+    )
+    segment.add_argument(
         "--region",
         metavar="I0:I1,J0:J1,K0:K1",
         help="label these voxels only, as a whole run would",
@@ -103,7 +109,8 @@ def _segment(options: argparse.Namespace) -> None:
         print(f"warning: {warning.message}", file=sys.stderr)
     show = not options.quiet and sys.stderr.isatty()
     began = time.perf_counter()
-    predictor = Predictor(model, options.device, options.backend, options.threads, options.mode, options.mirror)
+    how = (options.device, options.backend, options.threads, options.mode, options.mirror, options.folds)
+    predictor = Predictor(model, *how)
     ready = time.perf_counter()
     prediction = predictor.predict(
         volume,

@@ -59,7 +59,7 @@ def setUpModule():
 class FakePredictor:
     """Stands in for the engine where only the panel's mechanics are looked at: labels every bright voxel."""
 
-    def __init__(self, loaded, device="auto", mode="auto", mirror=None):
+    def __init__(self, loaded, device="auto", mode="auto", mirror=None, folds="all"):
         self.package, self.device = loaded, device
 
     def predict(self, volume, progress=None, cancel=None):
@@ -186,8 +186,8 @@ class PanelCase(unittest.TestCase):
     def chooser(self):
         """The window with all models."""
         self.panel.ui.modelsButton.click()
-        self.addCleanup(self.panel._chooser.dialog.hide)
-        return self.panel._chooser
+        self.addCleanup(self.panel.model.chooser.dialog.hide)
+        return self.panel.model.chooser
 
     def wait_for(self, condition, seconds=60):
         end = time.monotonic() + seconds

@@ -79,7 +79,7 @@ class LogicTest(unittest.TestCase):
     def test_the_predictor_is_kept_for_the_next_run(self):
         made = []
 
-        def engine(loaded, device, mode, mirror):
+        def engine(loaded, device, mode, mirror, folds):
             made.append(device)
             return FakePredictor(loaded, device)
 
@@ -253,10 +253,10 @@ class PanelTest(PanelCase):
     def test_a_model_with_two_channels_asks_for_two_volumes(self):
         panel, ui, volume = self.panel, self.panel.ui, add_sample()
         name = ui.modelSelector.currentData
-        manifest, problem = panel._models[name]
+        manifest, problem = panel.model.known[name]
         second = dataclasses.replace(manifest.channels[0], name="T2", title="T2-weighted MRI")
-        panel._models[name] = (dataclasses.replace(manifest, channels=(*manifest.channels, second)), problem)
-        self.addCleanup(panel._models.__setitem__, name, (manifest, problem))
+        panel.model.known[name] = (dataclasses.replace(manifest, channels=(*manifest.channels, second)), problem)
+        self.addCleanup(panel.model.known.__setitem__, name, (manifest, problem))
         ui.inputSelector1.setCurrentNode(volume)
         panel.refresh()
         self.assertFalse(ui.applyButton.enabled)
@@ -266,6 +266,35 @@ class PanelTest(PanelCase):
         self.assertIn("needs 2 volumes: T1, T2. Choose the T2 volume.", ui.inputHint2.text)
         ui.inputSelector2.setCurrentNode(add_sample())
         self.assertTrue(ui.applyButton.enabled)
+
+    def test_a_model_with_several_networks_lets_choose_between_them(self):
+        panel, ui = self.panel, self.panel.ui
+        name = ui.modelSelector.currentData
+        manifest, problem = panel.model.known[name]
+        self.assertTrue(ui.foldsSelector.isHidden() and ui.foldsLabel.isHidden())
+        more = {f"onnx.{n}": manifest.files["onnx"] for n in (1, 2)}
+        panel.model.known[name] = (dataclasses.replace(manifest, files=manifest.files | more), problem)
+        self.addCleanup(panel.refresh)
+        self.addCleanup(panel.model.known.__setitem__, name, (manifest, problem))
+        ui.inputSelector1.setCurrentNode(add_sample())
+        panel.refresh()
+        self.assertFalse(ui.foldsSelector.isHidden())
+        self.assertEqual(ui.foldsSelector.count, 4)
+        self.assertIn("All 3", ui.foldsSelector.currentText)
+        ui.foldsSelector.setCurrentIndex(2)
+        self.assertEqual(panel._parameterNode.folds, "1")
+        self.assertEqual(self.worker.asked[-1][2]["folds"], "1")  # it is made ready at once
+        panel.exit()
+        panel.enter()
+        self.assertEqual(ui.foldsSelector.currentData, "1")
+        ui.applyButton.click()
+        self.assertFalse(ui.foldsSelector.enabled)
+        self.finish()
+        self.assertEqual(self.worker.asked[-1][2]["folds"], "1")
+        panel.model.known[name] = (manifest, problem)  # a choice for another model is passed over, and kept
+        panel.refresh()
+        self.assertTrue(ui.foldsSelector.isHidden())
+        self.assertEqual(panel.options()["folds"], "all")
 
     def test_removing_the_chosen_volume_turns_apply_off(self):
         volume, ui = add_sample(), self.panel.ui

@@ -86,7 +86,7 @@ class ChooserTest(PanelCase):
         root = package.cache_folder() / "models" / module().DEFAULT_MODEL
         self.addCleanup(shutil.rmtree, root, ignore_errors=True)
         next((root / "models").iterdir()).unlink()
-        self.panel.onModelsChanged()
+        self.panel.model.onChanged()
         chooser.refresh()
         self.assertEqual(chooser.item().status, "broken")
         self.assertIn("missing", chooser.ui.cardBrowser.plainText)

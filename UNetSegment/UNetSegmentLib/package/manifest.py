@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from .architecture import UNETS, UNetArchitecture
 from .recipe import Channel, Inference, Preprocessing, read_channel, read_inference, read_preprocessing
 
 MANIFEST_PATH = "configs/manifest.json"
+WEIGHTS = ("onnx", "safetensors", "torch")
 SUPPORTED_MAJOR = 1
 
 
@@ -140,6 +142,20 @@ class Manifest:
     def segments(self) -> tuple[Label, ...]:
         """The labels that name a structure: all but the background."""
         return tuple(label for label in self.labels if not label.is_background)
+
+    def weights(self, kind: str) -> dict[int, File]:
+        """The files with the ``kind`` of weights (one of :data:`WEIGHTS`) by fold, 0 being the first."""
+        parts = {role: role.partition(".") for role in self.files}
+        found = {int(number or 0): self.files[role] for role, (name, _, number) in parts.items() if name == kind}
+        return dict(sorted(found.items()))
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """Names of the networks whose answers are averaged: ``3`` for a file ``fold_3``, as nnU-Net has them, else 0, 1 ..."""
+        paths = [file.path for file in max((self.weights(kind) for kind in WEIGHTS), key=len).values()]
+        found = [re.search(r"fold_(\w+)\.\w+$", path) for path in paths]
+        names = tuple(match[1] for match in found if match)
+        return names if len(set(names)) == len(paths) else tuple(str(number) for number in range(len(paths)))
 
     @property
     def postprocessing(self) -> list[dict[str, Any]]:

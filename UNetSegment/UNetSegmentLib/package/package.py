@@ -13,14 +13,13 @@ from .. import __version__
 from ..errors import PackageError
 from . import schema
 from .architecture import UNETS
-from .manifest import MANIFEST_PATH, Manifest
+from .manifest import MANIFEST_PATH, WEIGHTS, Manifest
 
 NETWORKS = (
     *("AttentionUnet", "BasicUNet", "DynUNet", "HighResNet", "MedNeXt", "SegResNet", "SegResNetDS", "SwinUNETR"),
     *("UNETR", "UNet", "VNet", *UNETS),
 )
 """Networks a package may name: MONAI's, and nnU-Net's, which are described in :mod:`architecture`."""
-WEIGHTS = ("onnx", "safetensors", "torch")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Package:
     @property
     def folds(self) -> int:
         """Number of networks whose answers are averaged."""
-        return max(sum(role.split(".")[0] == kind for role in self.manifest.files) for kind in WEIGHTS)
+        return len(self.manifest.folds)
 
     def path(self, role: str) -> Path:
         """The file for ``role``.
@@ -186,7 +185,7 @@ def _check(folder: Path, manifest: Manifest) -> None:
             )
     if not set(WEIGHTS) & set(manifest.files):
         raise PackageError(f"Model '{manifest.name}' carries no weights.")
-    numbers = {kind: sorted(_fold(r) for r in manifest.files if r.split(".")[0] == kind) for kind in WEIGHTS}
+    numbers = {kind: list(manifest.weights(kind)) for kind in WEIGHTS}
     if (
         any(found != list(range(len(found))) for found in numbers.values())
         or len({len(found) for found in numbers.values() if found}) != 1
@@ -197,10 +196,6 @@ def _check(folder: Path, manifest: Manifest) -> None:
         raise PackageError(
             f"Model '{manifest.name}' needs UNetSegment {needed} or newer, this is {__version__}; update UNetSegment."
         )
-
-
-def _fold(role: str) -> int:
-    return int(role.partition(".")[2] or 0)
 
 
 def _version(text: str) -> tuple[int, ...]:

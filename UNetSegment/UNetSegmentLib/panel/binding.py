@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -9,8 +10,8 @@ from slicer.i18n import tr as _
 from .state import PanelView
 
 CHOICES = (
-    *("modelSelector", "outputSelector", "deviceSelector", "modeSelector", "show3DCheckBox", "regionSelector"),
-    "everyFrameCheckBox",
+    *("modelSelector", "outputSelector", "deviceSelector", "modeSelector", "foldsSelector", "show3DCheckBox"),
+    *("regionSelector", "everyFrameCheckBox"),
     *("checkupButton", "structuresList", "structuresAllButton", "structuresNoneButton"),
 )
 """What cannot be changed while a segmentation is under way."""
@@ -42,5 +43,27 @@ def show(ui: Any, view: PanelView) -> None:
     ui.applyButton.enabled = view.apply_enabled
     ui.applyButton.toolTip = view.apply_tip
     ui.mirrorCheckBox.enabled = view.inputs_enabled and view.can_mirror
+    _choose(ui.modeSelector, view.mode)
+    _offer(ui.foldsSelector, view.folds)
+    _choose(ui.foldsSelector, view.fold)
+    for widget in (ui.foldsLabel, ui.foldsSelector):
+        widget.setVisible(bool(view.folds))
     for name in CHOICES:
         getattr(ui, name).enabled = view.inputs_enabled
+
+
+def _offer(selector: Any, choices: Sequence[tuple[str, str]]) -> None:
+    """List these choices, where others are listed."""
+    if [(selector.itemText(n), selector.itemData(n)) for n in range(selector.count)] != list(choices):
+        selector.blockSignals(True)
+        selector.clear()
+        for text, value in choices:
+            selector.addItem(text, value)
+        selector.blockSignals(False)
+
+
+def _choose(selector: Any, value: str) -> None:
+    """Show the choice ``value``: nobody chose it just now, so nobody is told."""
+    selector.blockSignals(True)
+    selector.setCurrentIndex(selector.findData(value))
+    selector.blockSignals(False)

@@ -35,7 +35,7 @@ class Here:
             panel.logic.process(
                 panel.inputs(),
                 parameters.outputSegmentation,
-                model=panel.ui.modelSelector.currentData or "",
+                model=panel.model.name,
                 progress=progress,
                 cancel=lambda: panel._cancel,
                 show3D=parameters.show3D,

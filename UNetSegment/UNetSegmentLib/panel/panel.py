@@ -18,8 +18,8 @@ from ..errors import Cancelled, UNetSegmentError, WorkerError
 from . import binding, cards, dependencies, outcome, state, structures
 from .advice import Advice
 from .checklist import Checklist
+from .chosen import ChosenModel
 from .here import Here
-from .models import ModelChooser
 from .paper import Paper
 from .selftest import SelfTest
 
@@ -36,7 +36,6 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic: Any = None
         self._parameterNode: Any = None
         self._parameterNodeGuiTag: Any = None
-        self._models: dict = {}
         self._run: Any = None
         self._cancel = False
         self._began = 0.0
@@ -44,8 +43,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._ran: Any = None
         self._timer: Any = None
         self._under: Any = None
-        self._chooser: Any = None
         self._paper = Paper()
+        self.model = ChosenModel(self)
 
     def makeLogic(self) -> Any:
         raise NotImplementedError
@@ -62,7 +61,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = self.makeLogic()
-        self._fillModels()
+        self.model.fill()
         binding.fill(self.ui)
         device = slicer.util.settingsValue(DEVICE_SETTING, "auto")
         self.ui.deviceSelector.setCurrentIndex(max(self.ui.deviceSelector.findData(device), 0))
@@ -73,9 +72,10 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._advice = Advice(self)
         self._cards = cards.Cards(self.ui.cardsPanel.layout(), self.onLog)
         self.ui.modelSelector.connect("currentIndexChanged(int)", self.onModelChanged)
-        self.ui.modelsButton.connect("clicked(bool)", self.onModelsButton)
+        self.ui.modelsButton.connect("clicked(bool)", self.model.onButton)
         self.ui.deviceSelector.connect("currentIndexChanged(int)", self.onDeviceChanged)
         self.ui.modeSelector.connect("currentIndexChanged(int)", self.onModeChanged)
+        self.ui.foldsSelector.connect("currentIndexChanged(int)", self.onFoldsChanged)
         self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self.onRegionAdded)
         self.ui.checkupButton.connect("clicked(bool)", self._selfTest.onButton)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
@@ -90,8 +90,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._timer is not None:
             self._timer.stop()
             self._advice.stop()
-        if self._chooser is not None:
-            self._chooser.close()
+        self.model.close()
         self._paper.close()
         self.setParameterNode(None)
         self.removeObservers()
@@ -124,7 +123,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
             if first and not first.IsA("vtkMRMLLabelMapVolumeNode"):
                 self._parameterNode.input1 = first
-        self.selectModel(self._parameterNode.model)
+        self.model.select(self._parameterNode.model)
         self.refresh()
 
     def setParameterNode(self, inputParameterNode: Any) -> None:
@@ -137,56 +136,14 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
 
-    def _fillModels(self) -> None:
-        """List the models on this computer; the one that is chosen stays chosen where it is still there."""
-        chosen = self.ui.modelSelector.currentData
-        self._models = state.installed_models()
-        self.ui.modelSelector.blockSignals(True)
-        self.ui.modelSelector.clear()
-        for name, (manifest, _problem) in self._models.items():
-            self.ui.modelSelector.addItem(manifest.title if manifest else name, name)
-        self.ui.modelSelector.setCurrentIndex(max(self.ui.modelSelector.findData(chosen), 0))
-        self.ui.modelSelector.blockSignals(False)
-        if self.ui.modelSelector.currentData != chosen:
-            self.onModelChanged(self.ui.modelSelector.currentIndex)
-
-    def selectModel(self, name: str) -> None:
-        """Choose an installed model by name; any other name is passed over."""
-        index = self.ui.modelSelector.findData(name)
-        if index >= 0 and index != self.ui.modelSelector.currentIndex:
-            self.ui.modelSelector.setCurrentIndex(index)
-
-    def onModelsButton(self, checked: bool = False) -> None:
-        """Open the window with all models."""
-        if self._chooser is None:
-            ui_file = self.resourcePath("UI/ModelChooser.ui")
-            self._chooser = ModelChooser(ui_file, self.onModelsChanged, self.onModelChosen)
-        self._chooser.show(self.ui.modelSelector.currentData or "")
-
-    def onModelChosen(self, name: str) -> None:
-        """A model was chosen in that window; while something is under way, what was chosen before stays."""
-        if self._run is None:
-            self.selectModel(name)
-
-    def onModelsChanged(self, name: str | None = None) -> None:
-        """Models came or went; one that came is chosen, unless a run is under way."""
-        self._fillModels()
-        if name is not None:
-            self.onModelChosen(name)
-        self.refresh()
-
-    def _manifest(self) -> tuple:
-        return self._models.get(self.ui.modelSelector.currentData, (None, _("No model is installed.")))
-
     def inputs(self) -> list:
         """The chosen volume nodes, one per channel of the model; None where none is chosen."""
-        manifest, _problem = self._manifest()
+        manifest = self.model.manifest
         count = len(manifest.channels) if manifest else 1
         return [getattr(self._parameterNode, f"input{n}") for n in range(1, min(count, state.MAX_INPUTS) + 1)]
 
     def _kept(self) -> set[int] | None:
-        manifest, _problem = self._manifest()
-        return structures.wanted(self._parameterNode.structures, self.ui.modelSelector.currentData or "", manifest)
+        return structures.wanted(self._parameterNode.structures, self.model.name, self.model.manifest)
 
     @property
     def isRunning(self) -> bool:
@@ -202,14 +159,16 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Show what :mod:`state` decides for the present choices."""
         if self._parameterNode is None:
             return
-        manifest, problem = self._manifest()
+        manifest = self.model.manifest
         names = [node.GetName() if node else None for node in self.inputs()]
         region = self._parameterNode.region
         where = _("region {name}").format(name=region.GetName()) if region else ""
         words = [state.ran_line(self._ran) or self.ui.deviceSelector.currentText, where]
         view = state.view(
-            *(manifest, names, self._run is not None, problem, " · ".join(filter(None, words)), _),
+            *(manifest, names, self._run is not None, self.model.problem, " · ".join(filter(None, words)), _),
             kept=self._kept(),
+            mode=self._parameterNode.mode,
+            folds=self._parameterNode.folds,
             warnings=self._advice.warnings(),
         )
         binding.show(self.ui, view)
@@ -218,13 +177,10 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.everyFrameCheckBox.visible = frames > 1
         self._checklist.show(manifest.segments if manifest else (), self._kept())
         self._cards.refresh(self._run is not None)
-        index = self.ui.modeSelector.findData(self._parameterNode.mode)
-        if index >= 0 and index != self.ui.modeSelector.currentIndex:
-            self.ui.modeSelector.setCurrentIndex(index)
 
     def onModelChanged(self, index: int) -> None:
         if self._parameterNode is not None:
-            self._parameterNode.model = self.ui.modelSelector.currentData or ""
+            self._parameterNode.model = self.model.name
             self._warm()
             self.refresh()
 
@@ -239,12 +195,18 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._warm()
             self.refresh()
 
+    def onFoldsChanged(self, index: int) -> None:
+        if self._parameterNode is not None:
+            self._parameterNode.folds = self.ui.foldsSelector.currentData
+            self._warm()
+            self.refresh()
+
     def onStructures(self, values: set[int]) -> None:
         """The user checked or cleared a structure."""
-        manifest, _problem = self._manifest()
+        manifest = self.model.manifest
         if self._parameterNode is not None and manifest is not None:
-            name, before = self.ui.modelSelector.currentData, self._parameterNode.structures
-            self._parameterNode.structures = structures.remember(before, name, manifest, values)
+            before = self._parameterNode.structures
+            self._parameterNode.structures = structures.remember(before, self.model.name, manifest, values)
 
     def useVolume(self, node: Any) -> None:
         """Choose a volume as the model's first input, unless something is under way."""
@@ -278,11 +240,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             dependencies.ensure(self.options()["device"], Path(self.resourcePath("requirements.txt")))
             self.ui.installHint.visible = False
             parameters, volume = self._parameterNode, self.inputs()[0]
-            self._under = (parameters, volume, self.ui.modelSelector.currentText)
+            self._under = (parameters, volume, self.model.title)
             self._run = self.logic.start(
                 self.inputs(),
                 parameters.outputSegmentation,
-                model=self.ui.modelSelector.currentData or "",
+                model=self.model.name,
                 show3D=parameters.show3D,
                 region=parameters.region,
                 keep=self._kept(),
@@ -364,17 +326,18 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def options(self) -> dict:
         """What the user chose about how to run."""
-        manifest, _problem = self._manifest()
-        mirror = self._parameterNode.mirror and manifest is not None and bool(manifest.inference.mirror_axes)
+        manifest, parameters = self.model.manifest, self._parameterNode
+        mirror = parameters.mirror and manifest is not None and bool(manifest.inference.mirror_axes)
         return {
             "device": self.ui.deviceSelector.currentData or "auto",
-            "mode": self._parameterNode.mode,
+            "mode": parameters.mode,
             "mirror": True if mirror else None,
+            "folds": state.wanted_folds(manifest, parameters.folds),
         }
 
     def _warm(self) -> None:
         """Have the chosen model ready in the background, where everything for it is installed."""
-        manifest, _problem = self._manifest()
+        manifest = self.model.manifest
         if self._parameterNode is None or self._run is not None:
             return
         self.ui.installHint.text = words = dependencies.hint(self.options()["device"])
@@ -386,11 +349,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._ran = result["ran"]
             self.refresh()
 
-        asked = (self.ui.modelSelector.currentData, *self.options().values())
+        asked = (self.model.name, *self.options().values())
         if asked == self._asked and self.logic.worker().is_alive:
             return
         self._asked, self._ran = asked, None
-        self.logic.warm(self.ui.modelSelector.currentData, onDone=ready, **self.options())
+        self.logic.warm(self.model.name, onDone=ready, **self.options())
         self._timer.start()
 
     def _cancelRun(self) -> None:

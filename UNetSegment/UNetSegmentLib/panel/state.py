@@ -53,6 +53,9 @@ class PanelView:
     apply_tip: str
     inputs_enabled: bool
     can_mirror: bool
+    mode: str
+    folds: tuple[tuple[str, str], ...]
+    fold: str
 
 
 def view(
@@ -64,6 +67,8 @@ def view(
     tr: Callable[[str], str] = lambda text: text,
     kept: Collection[int] | None = None,
     warnings: Sequence[InputWarning] = (),
+    mode: str = "auto",
+    folds: str = "all",
 ) -> PanelView:
     """Decide what the panel shows.
 
@@ -76,6 +81,8 @@ def view(
         tr: Translates a text.
         kept: Label values of the structures to write; None: all.
         warnings: What looks wrong about the chosen volumes.
+        mode: As for :class:`Predictor`.
+        folds: Which of the model's networks are wanted, as for :class:`Predictor`.
     """
     rows, missing = _rows(manifest, chosen, tr)
     rows = _warned(rows, manifest, warnings)
@@ -102,7 +109,28 @@ def view(
         apply_tip=tip,
         inputs_enabled=not running,
         can_mirror=manifest is not None and bool(manifest.inference.mirror_axes),
+        mode=mode,
+        folds=fold_choices(manifest, tr),
+        fold=wanted_folds(manifest, folds),
     )
+
+
+def fold_choices(
+    manifest: Manifest | None, tr: Callable[[str], str] = lambda text: text
+) -> tuple[tuple[str, str], ...]:
+    """Words and value of each choice between a model's networks; none where it has a single one."""
+    names = manifest.folds if manifest is not None else ()
+    if len(names) < 2:
+        return ()
+    every = tr("All {count}, averaged: as the model is meant").format(count=len(names))
+    only = tr("Fold {name} only: {count} times faster")
+    singles = [(only.format(name=name, count=len(names)), name) for name in names]
+    return (every, "all"), (singles[0][0], "first"), *singles[1:]
+
+
+def wanted_folds(manifest: Manifest | None, folds: str) -> str:
+    """``folds`` where the model has that choice, else all: the choice was made for another model."""
+    return folds if folds in [value for _, value in fold_choices(manifest)] else "all"
 
 
 def _rows(

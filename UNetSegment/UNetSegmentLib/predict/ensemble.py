@@ -12,6 +12,25 @@ from ..errors import BackendError
 from .backends import Backend
 
 
+def chosen_folds(names: Sequence[str], asked: str = "all") -> tuple[int, ...]:
+    """Which of a model's networks are averaged, as numbers from 0.
+
+    Args:
+        names: Those of :attr:`Manifest.folds`.
+        asked: ``all``, ``first``, or names with commas between them, like ``0,2``.
+
+    Raises:
+        BackendError: The model has no such fold.
+    """
+    if asked == "all":
+        return tuple(range(len(names)))
+    wanted = [names[0]] if asked == "first" else [name.strip() for name in asked.split(",")]
+    for name in wanted:
+        if name not in names:
+            raise BackendError(f"The model has no fold '{name}'; choose all, first, or of {', '.join(names)}.")
+    return tuple(number for number, name in enumerate(names) if name in wanted)
+
+
 class Ensemble:
     """The mean answer of every member to every mirrored copy of a patch.
 

@@ -19,7 +19,7 @@ from ..package import Package
 from ..volume import LabelMap, Volume, dice
 from . import backends, focus
 from .backends import Backend, Place
-from .ensemble import Ensemble
+from .ensemble import Ensemble, chosen_folds
 from .export import Decision, export
 from .interpolate import Lerp
 from .ladder import Ladder
@@ -71,6 +71,8 @@ class Predictor:
         threads: Processor threads; all of them by default.
         mode: ``auto``, ``parity`` or ``fast``; see :mod:`modes`.
         mirror: Average mirrored copies; by default where the mode is ``parity`` and the model allows it.
+        folds: Which of a model's networks are averaged: ``all``, ``first``, or names like ``0,2``. The reference patch
+            tells what all of them answer together, so with fewer of them no configuration can be proven.
 
     Raises:
         BackendError: What was asked for is not installed, not here, or fails the package's reference patch.
@@ -85,8 +87,10 @@ class Predictor:
         threads: int | None = None,
         mode: str = "auto",
         mirror: bool | None = None,
+        folds: str = "all",
     ) -> None:
         self.package = package
+        self.folds = chosen_folds(package.manifest.folds, folds)
         self.configuration = Configuration.of(package.manifest, mode, mirror)
         self.place = backends.choose(package, device, backend, threads)
         self.notes: list[str] = []
@@ -241,7 +245,7 @@ class Predictor:
                 return Ensemble(self._members, axes)
             place = self.place if device is None else Place(self.place.backend, device, self.place.threads)
             precision = first.precision if device is None else "fp32"
-            opened = [place.open(package, precision, fold, size, features) for fold in range(package.folds)]
+            opened = [place.open(package, precision, fold, size, features) for fold in self.folds]
             return Ensemble(opened, axes)
 
         batch = CUDA_BATCH if first.device == "cuda" else 1
@@ -250,11 +254,11 @@ class Predictor:
     def _prove(self) -> list[Backend]:
         """Open the fastest configuration that gives the expected labels on the package's reference patch."""
         package, place = self.package, self.place
-        reference = self._reference()
-        features = package.folds == 1
+        reference = self._reference() if len(self.folds) == package.folds else None
+        features = len(self.folds) == 1
         tried = self.configuration.precisions(place.precisions, reference is not None)
         for precision in tried:
-            members = [place.open(package, precision, fold, None, features) for fold in range(package.folds)]
+            members = [place.open(package, precision, fold, None, features) for fold in self.folds]
             self.agreement = None if reference is None else self._agreement(members, *reference)
             if self.agreement is None or self.agreement >= self.configuration.agreement:
                 return members
@@ -299,7 +303,7 @@ class Predictor:
             "overlap": chosen.overlap,
             "blending": manifest.inference.blending,
             "mirror_axes": list(chosen.mirror_axes),
-            "folds": self.package.folds,
+            "folds": [manifest.folds[fold] for fold in self.folds],
             **counts,
         }
         return {

@@ -105,7 +105,9 @@ class Server:
 
     def _predictor(self, model: Package, options: dict[str, Any]) -> Predictor:
         """A warm predictor, the least recently used one making room."""
-        known = {key: options[key] for key in ("device", "backend", "threads", "mode", "mirror") if key in options}
+        known = {
+            key: options[key] for key in ("device", "backend", "threads", "mode", "mirror", "folds") if key in options
+        }
         key = (str(model.root), model.content_hash, *sorted(known.items()))
         if key not in self._warm:
             while len(self._warm) >= WARM:
