@@ -1,6 +1,7 @@
 """Warnings before a run: right inputs pass in silence, wrong ones are named, and nothing is ever stopped."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from UNetSegmentLib.package import Manifest, nnunet_plans
 from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.appearance import Appearance, summary
 from UNetSegmentLib.predict.backends import is_installed
-from UNetSegmentLib.predict.sanity import InputWarning, check
+from UNetSegmentLib.predict.sanity import SEVERE, InputWarning, check
 from UNetSegmentLib.volume import Grid, LabelMap, Volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -383,3 +384,8 @@ def test_looking_imports_nothing_but_numpy():
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_documentation_names_every_severe_code():
+    page = (ROOT / "docs" / "sanity.md").read_text("utf-8")
+    assert set(re.findall(r"\*\*`(\w+)`\*\*", page)) == set(SEVERE)

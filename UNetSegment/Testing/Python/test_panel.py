@@ -1,5 +1,6 @@
 """What the panel offers beside Apply: models, structures, results, the self-test. Runs in Slicer and on the stand-in host."""
 
+import dataclasses
 import shutil
 import sys
 import tempfile
@@ -15,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wher
 from panel_case import BACKEND, CONTROLS, NO_BACKEND, PanelCase, add_sample, module, segment_names, setUpModule  # noqa: E402, F401
 from UNetSegmentLib import package  # noqa: E402
 from UNetSegmentLib.labels import Label  # noqa: E402
-from UNetSegmentLib.panel import dependencies, hierarchy, outcome, structures  # noqa: E402
-from UNetSegmentLib.predict.sanity import InputWarning  # noqa: E402
+from UNetSegmentLib.panel import advice, dependencies, hierarchy, outcome, structures  # noqa: E402
+from UNetSegmentLib.predict.sanity import InputWarning, check  # noqa: E402
+from UNetSegmentLib.scene import world_volume  # noqa: E402
 
 
 class ChooserTest(PanelCase):
@@ -282,6 +284,77 @@ class ResultTest(PanelCase):
         ui.inputSelector1.setCurrentNode(add_sample())
         self.panel._advice.look()
         self.assertEqual(ui.inputHint1.text, "")
+
+    def test_what_looks_quite_wrong_is_asked_about_once(self):
+        ui, asked = self.panel.ui, self.panel._advice
+        self.untested()
+        steps = np.broadcast_to(np.int16([-1000, 40]).repeat(10), (20, 20, 20))  # air and soft tissue in a CT
+        noise = np.random.default_rng(0).normal(0, 20, (20, 20, 20))
+        volume = slicer.util.addVolumeFromArray((steps + noise).astype(np.int16), name="torso")
+        ui.inputSelector1.setCurrentNode(volume)
+        ui.applyButton.click()  # at once, before the volume was looked at by itself
+        self.assertIsNone(self.panel._run)
+        self.assertIn("'torso' looks like a CT", ui.inputHint1.text)
+        self.assertIn("Segment anyway?", ui.statusLabel.text)
+        self.assertEqual(ui.applyButton.text, "Segment anyway")
+        ui.applyButton.click()  # a double click is no answer
+        self.assertIsNone(self.panel._run)
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.assertEqual(ui.applyButton.text, "Apply")
+        self.assertEqual(ui.statusLabel.text, "")
+        self.apply()  # nothing is wrong with this one
+        self.assertEqual(len(self.panel._cards.shown), 1)
+        ui.inputSelector1.setCurrentNode(volume)
+        ui.applyButton.click()
+        asked._asked_at -= 1
+        ui.applyButton.click()
+        self.assertIsNotNone(self.panel._run)
+        self.finish()
+        self.apply()  # it was agreed to
+        self.assertEqual(len(self.panel._cards.shown), 3)
+        slicer.mrmlScene.Clear()
+        self.panel.initializeParameterNode()
+        self.assertFalse(asked._agreed)
+
+    def test_a_region_answers_for_an_image_that_is_too_large(self):
+        ui = self.panel.ui
+        self.untested()
+        ui.inputSelector1.setCurrentNode(add_sample())
+        large = [InputWarning("", "field_of_view_large", "Volume 'x' shows too much.")]
+        before, self.panel.logic.check = self.panel.logic.check, lambda nodes, model: large
+        self.addCleanup(setattr, self.panel.logic, "check", before)
+        self.panel._advice.forget()
+        ui.applyButton.click()
+        self.assertEqual(ui.applyButton.text, "Segment anyway")
+        region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+        self.panel.onRegionAdded(region)
+        ui.regionSelector.setCurrentNode(region)
+        self.apply()
+        self.assertEqual(len(self.panel._cards.shown), 1)
+
+    def test_one_volume_for_two_channels_is_asked_about(self):
+        panel, ui = self.panel, self.panel.ui
+        self.untested()
+        name = panel.model.name
+        manifest, problem = panel.model.known[name]
+        second = dataclasses.replace(manifest.channels[0], name="T2", title="T2-weighted MRI")
+        two = dataclasses.replace(manifest, channels=(*manifest.channels, second))
+        panel.model.known[name] = (two, problem)
+        self.addCleanup(panel.model.known.__setitem__, name, (manifest, problem))
+        before, panel.logic.check = panel.logic.check, lambda nodes, model: check([world_volume(n) for n in nodes], two)
+        self.addCleanup(setattr, panel.logic, "check", before)
+        volume = add_sample()
+        ui.inputSelector1.setCurrentNode(volume)
+        ui.inputSelector2.setCurrentNode(volume)
+        self.wait_for(lambda: "shows the same image" in ui.inputHint2.text)
+        ui.applyButton.click()
+        self.assertIsNone(panel._run)
+        self.assertEqual(ui.applyButton.text, "Segment anyway")
+
+    def untested(self):
+        """As a person has it: in testing mode nothing is asked."""
+        before, advice.asks = advice.asks, lambda: True
+        self.addCleanup(setattr, advice, "asks", before)
 
     def test_a_new_segmentation_grows_and_goes_where_it_is_cancelled(self):
         ui, sizes = self.panel.ui, []

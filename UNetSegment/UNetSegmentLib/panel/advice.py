@@ -1,15 +1,24 @@
-"""What looks wrong about the chosen volumes: looked at shortly after they are chosen, and again by each run."""
+"""What looks wrong about the chosen volumes: told shortly after they are chosen, asked about before a run, told by each run."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import qt
+import slicer
 
 from ..predict.sanity import InputWarning
 
 DELAY_MS = 300
 """A choice must stand this long before it is looked at."""
+READING = 0.7
+"""Seconds after the question in which a click is no answer: it is the second half of a double click."""
+
+
+def asks() -> bool:
+    """Whether somebody is there to be asked: not in Slicer's testing mode."""
+    return not slicer.app.testingEnabled()
 
 
 class Advice:
@@ -24,6 +33,9 @@ class Advice:
         self._about: tuple = ()
         self._warnings: tuple[InputWarning, ...] = ()
         self._seen: tuple = ()
+        self._asked: tuple = ()
+        self._asked_at = 0.0
+        self._agreed: set[tuple] = set()
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(DELAY_MS)
@@ -35,6 +47,9 @@ class Advice:
         if now != self._seen and None not in now:
             self._seen = now
             self._timer.start()
+        if self._asked and self._asked != now:  # the question went with the choice
+            self._asked = ()
+            self._panel.say("")
         return self._warnings if now == self._about else ()
 
     def take(self, warnings: list[InputWarning]) -> None:
@@ -42,8 +57,39 @@ class Advice:
         self._about, self._warnings = self._choices(), tuple(warnings)
 
     def forget(self) -> None:
-        """Look at everything again: a run begins, or the scene went."""
-        self._about, self._warnings, self._seen = (), (), ()
+        """Look at everything again: a run begins."""
+        self._about, self._warnings, self._seen, self._asked = (), (), (), ()
+
+    def clear(self) -> None:
+        """The scene went, and with it what was agreed to about its volumes."""
+        self.forget()
+        self._agreed.clear()
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether the user was asked about the present choices, and has not answered."""
+        return bool(self._asked) and self._asked == self._choices()
+
+    def agreed(self) -> bool:
+        """Whether the present choices may be run: nothing severe is wrong with them, or the user wants it all the same.
+
+        The first time it is no; asked once more for the same choices, as by a second click, it is yes, and stays it.
+        """
+        now = self._choices()
+        self.look()
+        if not self._doubts() or now in self._agreed or not asks():
+            return True
+        if not self.is_asking:
+            self._asked, self._asked_at = now, time.monotonic()
+        elif time.monotonic() - self._asked_at > READING:
+            self._agreed.add(now)
+            return True
+        return False
+
+    def _doubts(self) -> list[InputWarning]:
+        cut = self._panel.region is not None  # large as the image is, the region of interest need not be
+        severe = [each for each in self._warnings if each.is_severe]
+        return [each for each in severe if not (cut and each.code == "field_of_view_large")]
 
     def look(self) -> None:
         """Look at the chosen volumes now."""

@@ -112,7 +112,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
         self._cards.clear()
-        self._advice.forget()
+        self._advice.clear()
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -146,6 +146,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return structures.wanted(self._parameterNode.structures, self.model.name, self.model.manifest)
 
     @property
+    def region(self) -> Any:
+        """The region of interest; None for the whole volume."""
+        return self._parameterNode.region
+
+    @property
     def isRunning(self) -> bool:
         """Whether something is under way."""
         return self._run is not None
@@ -170,6 +175,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             mode=self._parameterNode.mode,
             folds=self._parameterNode.folds,
             warnings=self._advice.warnings(),
+            asking=self._advice.is_asking,
         )
         binding.show(self.ui, view)
         frames = self.logic.frames(self.inputs()[0])
@@ -233,6 +239,10 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._run is not None:
             self._cancelRun()
             self.say(_("Stopping"))
+            return
+        if not self._advice.agreed():
+            self.say(_("This will probably not work: see above. Segment anyway?"))
+            self.refresh()
             return
         self._cancel, self._began = False, time.monotonic()
         self._advice.forget()

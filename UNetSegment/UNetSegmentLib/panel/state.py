@@ -69,6 +69,7 @@ def view(
     warnings: Sequence[InputWarning] = (),
     mode: str = "auto",
     folds: str = "all",
+    asking: bool = False,
 ) -> PanelView:
     """Decide what the panel shows.
 
@@ -83,6 +84,7 @@ def view(
         warnings: What looks wrong about the chosen volumes.
         mode: As for :class:`Predictor`.
         folds: Which of the model's networks are wanted, as for :class:`Predictor`.
+        asking: Whether the user was asked if volumes that look quite wrong shall be segmented all the same.
     """
     rows, missing = _rows(manifest, chosen, tr)
     rows = _warned(rows, manifest, warnings)
@@ -97,6 +99,8 @@ def view(
         problem = tr("No structure is chosen; check at least one under Structures.")
     if running:
         apply_text, tip = tr("Cancel"), tr("Stop; the scene stays as it was.")
+    elif asking and not problem:
+        apply_text, tip = tr("Segment anyway"), tr("Run the model although the volumes look wrong for it.")
     else:
         apply_text, tip = tr("Apply"), problem or tr("Segment the volume with this model.")
     return PanelView(

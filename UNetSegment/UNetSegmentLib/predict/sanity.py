@@ -33,6 +33,11 @@ MARGIN = 0.5
 _WIDTHS = {"zero": 0.2, "middle": 0.4, "roughness": 0.05, "least": 0.3, "most": 0.6, "low": 0.2, "high": 0.3}
 """The least width of a range, so that a few much-alike training images do not make every other image look strange."""
 _ANYWAY = "it can be run anyway"
+SEVERE = frozenset(
+    ("constant", "labels", "ct_for_mr", "ct_for_pt", "ct_for_us", "not_ct", "ct_8bit", "ct_offset", "ct_scale")
+    + ("ct_inverted", "field_of_view_large", "spacing", "same_image", "swapped")
+)
+"""Codes of what makes a result meaningless, or a run long for nothing: a person should have read it before."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,11 @@ class InputWarning:
     channel: str
     code: str
     message: str
+
+    @property
+    def is_severe(self) -> bool:
+        """Whether the result probably means nothing."""
+        return self.code in SEVERE
 
     def to_dict(self) -> dict[str, str]:
         """For JSON: ``{"channel": ..., "code": ..., "message": ...}``."""
