@@ -9,6 +9,9 @@ from typing import Any
 from ..errors import Cancelled
 
 Work = Callable[[Callable[[Any], None], Callable[[], bool]], Any]
+BREATH = 0.02
+"""Seconds that whoever looks after an errand gives it at each look. Slicer holds Python's lock while its window waits for
+events: a thread runs only while the main thread is in Python and waits there."""
 
 
 class Errand:
@@ -17,7 +20,8 @@ class Errand:
     Args:
         work: Calls ``tell`` with reports, asks ``cancelled`` often, and raises :class:`Cancelled` when it says so.
 
-    ``report`` is the latest report; ``result`` or ``error`` is there once ``finished``.
+    ``report`` is the latest report; ``result`` or ``error`` is there once ``finished``. Look at it some twenty times a second:
+    each look is also its time to work.
     """
 
     def __init__(self, work: Work) -> None:
@@ -39,7 +43,8 @@ class Errand:
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether it has ended, in whatever way; lets it work for a moment first."""
+        self._thread.join(BREATH)
         return not self._thread.is_alive()
 
     @property

@@ -16,7 +16,7 @@ from ..package.archive import size_text
 from . import shelf
 from .errand import Errand
 
-POLL_MS = 100
+POLL_MS = 50
 
 
 class ModelChooser:
