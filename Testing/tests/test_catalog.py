@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic.server import serve
+from UNetSegmentLib import cli
 from UNetSegmentLib.errors import DownloadError, PackageError, UNetSegmentError
-from UNetSegmentLib.package import catalog, package, schema
+from UNetSegmentLib.package import addresses, catalog, package, schema
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ROOT / "Resources" / "Catalog" / "catalog.json"
@@ -274,3 +275,42 @@ def run(path: Path) -> None:
     else:
         assert all(sentence.isprintable() for sentence in refused)
         assert all(isinstance(entry, catalog.Entry) and repr(entry) for entry in entries)
+
+
+def test_catalogs_at_addresses_are_kept_as_copies(tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture) -> None:
+    with serve(write(tmp_path / "theirs.json", good(name="theirs")).read_bytes()) as server:
+        base = server.url.rsplit("/", 1)[0]
+        assert cli.main(["models", "catalogs", base]) in (0, None)
+        assert capsys.readouterr().out == f"{base}/catalog.json\n"
+        assert addresses.add(f" {base}/catalog.json ") == (f"{base}/catalog.json", [])  # the same one, once
+        assert "theirs" in catalog.load().entries and server.requests[-1][0] == "/catalog.json"
+        server.content = write(tmp_path / "theirs.json", good(name="newer"), good(name="bad", kind="?")).read_bytes()
+        assert "newer" not in catalog.load().entries  # until it is fetched again
+        assert addresses.refresh() == []
+        found = catalog.load()
+        assert "newer" in found.entries and "theirs" not in found.entries
+        assert any("'bad' of the catalog 'Clinic' was refused" in remark for remark in found.remarks)
+        server.content = b'{"not": "a catalog"}'
+        (remark,) = addresses.refresh()
+        assert f"'{base}/catalog.json' is not valid" in remark and remark.endswith("Its last copy is shown.")
+    assert catalog.load().entries["newer"].catalog == "Clinic"  # with the server gone
+    before = sorted(path.name for path in (cache / "catalogs").rglob("*"))
+    for address, words in [
+        ("ftp://x", "not the address of a catalog"),
+        ("https://a b", "not the address of a catalog"),
+        ("http://models.hospital.example", "encryption"),
+    ]:
+        with pytest.raises(UNetSegmentError, match=words):
+            addresses.add(address)
+    assert sorted(path.name for path in (cache / "catalogs").rglob("*")) == before
+    assert cli.main(["models", "catalogs", f"{base}/catalog.json", "--remove"]) in (0, None)
+    assert addresses.addresses() == [] and "newer" not in catalog.load().entries
+    assert cli.main(["models", "catalogs", f"{base}/catalog.json", "--remove"]) == 1
+    assert "was not added" in capsys.readouterr().err
+
+
+def test_an_address_whose_copy_is_missing_is_said(cache: Path) -> None:
+    (cache / "catalogs").mkdir(parents=True)
+    (cache / "catalogs" / "addresses.txt").write_text("https://models.hospital.example/catalog.json\n\n", "utf-8")
+    (remark,) = catalog.load().remarks  # as an administrator may write it
+    assert "https://models.hospital.example/catalog.json" in remark

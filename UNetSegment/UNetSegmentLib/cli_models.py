@@ -60,6 +60,10 @@ def add(commands: Any) -> None:
     remove.add_argument("name", nargs="*")
     remove.add_argument("--all", action="store_true", help="delete all models that do not ship with UNetSegment")
 
+    known = action("catalogs", _catalogs, "list, add or remove the addresses of more catalogs, and fetch them again")
+    known.add_argument("address", nargs="?", help="of a catalog to add, e.g. https://models.hospital.example")
+    known.add_argument("--remove", action="store_true", help="forget that address; models from there stay")
+
     provenance = commands.add_parser("info", help="tell how a result was made: model, version, options, time")
     provenance.add_argument(
         "file", help="a label map that UNetSegment wrote: .seg.nrrd (everything) or NIfTI (the model)"
@@ -184,6 +188,24 @@ def _provenance(options: argparse.Namespace) -> None:
             ).rstrip(";")
         rows.append((key.replace("_", " "), value))
     _print_facts(rows)
+
+
+def _catalogs(options: argparse.Namespace) -> None:
+    from .package import addresses
+
+    remarks: list[str] = []
+    if options.remove:
+        if not options.address:
+            raise PackageError("Say which address to remove; 'unetsegment models catalogs' lists them.")
+        addresses.remove(options.address)
+    elif options.address:
+        remarks = addresses.add(options.address)[1]
+    else:
+        remarks = addresses.refresh()
+    for remark in remarks:
+        print(f"unetsegment: {remark}", file=sys.stderr)
+    for address in addresses.addresses():
+        print(address)
 
 
 def _catalog(options: argparse.Namespace) -> Catalog:

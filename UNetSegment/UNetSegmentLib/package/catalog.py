@@ -100,7 +100,8 @@ class Catalog:
 
 
 def load(extra: Iterable[str] = ()) -> Catalog:
-    """Read our catalog, those in the folder ``catalogs`` of the user's cache, then ``extra``; later ones win.
+    """Read our catalog, those in the folder ``catalogs`` of the user's cache, the last copies of those at addresses that
+    the user added (:mod:`addresses`), then ``extra``; later ones win.
 
     A catalog or entry that cannot be used is left out and named in ``remarks``, so that one bad entry does not take
     the others away.
@@ -111,13 +112,16 @@ def load(extra: Iterable[str] = ()) -> Catalog:
     Raises:
         PackageError: Our catalog's folder is missing.
     """
+    from . import addresses
+
     places = [_folder() / "catalog.json"]
     places += sorted((cache_folder() / "catalogs").glob("*.json"))
+    copies = [(str(addresses.copy_of(address)), address) for address in addresses.addresses()]
     entries: dict[str, Entry] = {}
     remarks: list[str] = []
-    for place in [*map(str, places), *extra]:
+    for place, name in [*((str(path), None) for path in places), *copies, *((source, None) for source in extra)]:
         try:
-            found, refused = read(place)
+            found, refused = read(place, name)
         except UNetSegmentError as error:
             remarks.append(str(error))
             continue
@@ -133,26 +137,27 @@ def load(extra: Iterable[str] = ()) -> Catalog:
     return Catalog(entries, tuple(remarks))
 
 
-def read(source: str | os.PathLike[str]) -> tuple[list[Entry], list[str]]:
+def read(source: str | os.PathLike[str], name: str | None = None) -> tuple[list[Entry], list[str]]:
     """Read one catalog: its sound entries, and one sentence for each entry that was refused.
 
     Args:
         source: A file path or an ``https://`` address.
+        name: What to call it in errors, by default ``source``.
 
     Raises:
         PackageError: It is no catalog, or too new.
         DownloadError: It cannot be fetched.
     """
-    where = os.fspath(source)
+    where = name or os.fspath(source)
     try:
-        return _read(where)
+        return _read(os.fspath(source), where)
     except RecursionError:
         raise PackageError(f"The catalog '{where}' is nested too deeply.") from None
 
 
-def _read(where: str) -> tuple[list[Entry], list[str]]:
+def _read(source: str, where: str) -> tuple[list[Entry], list[str]]:
     try:
-        raw = _fetch(where) if where.lower().startswith(("http://", "https://")) else schema.load_json(Path(where))
+        raw = _fetch(source) if source.lower().startswith(("http://", "https://")) else schema.load_json(Path(source))
     except OSError as error:
         raise PackageError(f"The catalog '{where}' cannot be read ({error.strerror or error}).") from None
     except ValueError as error:

@@ -365,7 +365,10 @@ def _check_address(url: str, hashes: Mapping[str, str]) -> None:
     if scheme not in ("http", "https") or not host:
         raise DownloadError(f"'{url}' is not an address that can be fetched; give one that begins with https://.")
     if scheme == "http" and not hashes and host not in _LOOPBACK:
-        raise DownloadError(f"'{url}' has neither encryption nor a published hash, so what it sends cannot be trusted.")
+        raise DownloadError(
+            f"'{url}' has neither encryption nor a published hash, so what it sends cannot be trusted; "
+            "give an address that begins with https://."
+        )
     if unknown := set(hashes) - set(_ALGORITHMS):
         raise DownloadError(f"'{url}' is promised by the unknown hash '{min(unknown)}'; use {', '.join(_ALGORITHMS)}.")
 

@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from ..errors import Cancelled, UNetSegmentError
 from ..package.archive import size_text
 from . import shelf
+from .catalogs import Catalogs
 from .errand import Errand
 
 POLL_MS = 50
@@ -62,11 +63,13 @@ class ModelChooser:
         self.ui.deleteButton.connect("clicked(bool)", self.onDelete)
         self.ui.deleteAllButton.connect("clicked(bool)", self.onDeleteAll)
         self.ui.useButton.connect("clicked(bool)", self.onUse)
+        self._catalogs = Catalogs(self.ui, self.onCatalogs, self._say)
 
     def show(self, name: str = "") -> None:
         """Bring the window up with the model ``name`` chosen, whatever was searched for before."""
         self.ui.searchBox.setText("")
         self.refresh(name)
+        self._catalogs.show()
         self.dialog.show()
         getattr(self.dialog, "raise")()
         self.dialog.activateWindow()
@@ -74,6 +77,7 @@ class ModelChooser:
     def close(self) -> None:
         """End it for good, with whatever is under way."""
         self._timer.stop()
+        self._catalogs.stop()
         if self._errand is not None:
             self._errand.cancel()
         self.dialog.close()
@@ -89,8 +93,8 @@ class ModelChooser:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a download or import is under way."""
-        return self._errand is not None
+        """Whether a download or import is under way, or catalogs are being fetched."""
+        return self._errand is not None or self._catalogs.is_busy
 
     def _fill(self, name: str) -> None:
         words = self.ui.searchBox.text.split()
@@ -123,6 +127,11 @@ class ModelChooser:
         """The model that is chosen in the list."""
         name = self._name()
         return next((item for item in self._items if item.name == name), None)
+
+    def onCatalogs(self) -> None:
+        """The catalogs are others now; a question that was asked or work under way is left alone, the next look shows them."""
+        if self._errand is None and not self._asked[0]:
+            self.refresh()
 
     def onSearch(self, text: str) -> None:
         self._fill(self._name())
