@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..package import Manifest
-from . import boundary
+from . import boundary, passes
 from .interpolate import Lerp
 
 THREADED_FROM = 3e6
@@ -64,18 +64,36 @@ class Decision:
             values[np.flatnonzero(self.table == 0)[:1]] = 1.0
         return values
 
-    def winners(self, outputs: np.ndarray) -> np.ndarray:
-        """Index into ``table`` (...) uint16 of outputs (K, ...)."""
+    def winners(self, outputs: np.ndarray, dtype: Any = np.uint16) -> np.ndarray:
+        """Index into ``table`` (...) of outputs (K, ...), the axes in memory as those of the outputs."""
+        winner = np.zeros_like(outputs[0], dtype)
         if self.regions:
-            winner = np.zeros(outputs.shape[1:], np.uint16)
             for position, c in enumerate(self.order):
-                winner[outputs[c] > self.threshold] = position + 1
+                np.copyto(winner, position + 1, where=outputs[c] > self.threshold)
             return winner
-        best, winner = outputs[0].copy(), np.zeros(outputs.shape[1:], np.uint16)
+        best, better = outputs[0].copy("K"), np.zeros_like(outputs[0], bool)
         for c in range(1, len(outputs)):
-            better = outputs[c] > best
-            winner[better] = c
+            np.greater(outputs[c], best, out=better)
+            np.copyto(winner, c, where=better)
             np.maximum(best, outputs[c], out=best)
+        return winner
+
+    def settle(self, outputs: Any) -> np.ndarray:
+        """The same for outputs as they come from the network, NumPy or torch, where no interpolation is to follow."""
+        if self.probabilities:
+            outputs = activated(outputs, self.regions)
+        dtype = np.uint8 if len(self.table) <= 256 else np.uint16
+        if isinstance(outputs, np.ndarray):
+            return self.winners(outputs, dtype)
+        return self.winners_on_device(outputs).cpu().numpy().astype(dtype)
+
+    def winners_on_device(self, outputs: Any) -> Any:
+        """The same for a torch tensor."""
+        if not self.regions:
+            return outputs.argmax(0)
+        winner = (outputs[0] * 0).long()
+        for position, c in enumerate(self.order):
+            winner[outputs[int(c)] > self.threshold] = position + 1
         return winner
 
 
@@ -87,6 +105,21 @@ def activated(outputs: Any, regions: bool) -> Any:
         return 1 / (1 + np.exp(-outputs))
     outputs = np.exp(outputs - outputs.max(axis=0))
     return outputs / outputs.sum(axis=0)
+
+
+def paste(
+    slabs: Iterable[tuple[int, np.ndarray]],
+    decision: Decision,
+    result: np.ndarray,
+    on_rows: Callable[[int, int, np.ndarray], None] | None = None,
+    threads: int = 1,
+) -> None:
+    """Label an input's grid that is the network's: ``slabs`` are ``(start, winners)``; ``on_rows`` as for :func:`export`."""
+    for start, winners in slabs:
+        stop = start + len(winners)
+        passes.transfer(result[start:stop], winners, threads, decision.table)
+        if on_rows is not None:
+            on_rows(start, stop, result)
 
 
 def export(
@@ -138,9 +171,9 @@ def export(
                     on_rows(done, ready, result)
             done = ready
             keep = int(first_axis.lower[done:].min()) if done < shape[0] else end
-            carried = outputs[:, max(keep - start, 0) :]
+            carried = outputs[:, max(keep - start, 0) :] if keep < end else None
             if isinstance(carried, np.ndarray):
-                carried = carried.copy()
+                carried = carried.copy("K")
     return result
 
 
@@ -156,7 +189,7 @@ def _label(
     workers: int,
 ) -> None:
     """Label the rows of ``result`` from outputs, whose rows ``rows[0]`` and ``rows[1]`` lie around them."""
-    outputs = np.ascontiguousarray(outputs)
+    outputs = _straight(outputs, workers)
     winner = np.empty(outputs.shape[1:], np.uint16)
     argmax, kernel = _loops() if compiled else (None, _fill)
 
@@ -271,13 +304,17 @@ def _label_on_device(
         cut = slice(start, start + step)
         x = lerp(outputs, rows[0][cut], rows[1][cut], weight[cut], 1)
         x = lerp(lerp(x, j.lower, j.upper, j.weight, 2), k.lower, k.upper, k.weight, 3)
-        if decision.regions:
-            winner = (x[0] * 0).long()
-            for position, c in enumerate(decision.order):
-                winner[x[int(c)] > decision.threshold] = position + 1
-        else:
-            winner = x.argmax(0)
-        result[cut] = decision.table[winner.cpu().numpy()]
+        result[cut] = decision.table[decision.winners_on_device(x).cpu().numpy()]
+
+
+def _straight(outputs: np.ndarray, threads: int) -> np.ndarray:
+    """Outputs (K, I, J, K) in C order."""
+    if outputs.flags.c_contiguous:
+        return outputs
+    copy = np.empty(outputs.shape, outputs.dtype)
+    for one, source in zip(copy, outputs, strict=True):
+        passes.transfer(one, source, threads)
+    return copy
 
 
 def _join(before: Any, after: Any) -> Any:

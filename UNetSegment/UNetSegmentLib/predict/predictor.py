@@ -17,10 +17,10 @@ from .. import __version__
 from ..errors import BackendError, Cancelled, PackageError
 from ..package import Package
 from ..volume import LabelMap, Volume, dice
-from . import backends, focus
+from . import backends, focus, passes
 from .backends import Backend, Place
 from .ensemble import Ensemble, chosen_folds
-from .export import Decision, export
+from .export import Decision, export, paste
 from .interpolate import Lerp
 from .ladder import Ladder
 from .modes import Configuration
@@ -139,7 +139,8 @@ class Predictor:
                 progress(Progress(stage, fraction, message))
 
         tell("prepare", 0.0, "Preparing the image")
-        image, order = preprocess(volume, manifest, "body" if crop_to_body else None).slices_first()
+        threads = passes.count(self.place.threads)
+        image, order = preprocess(volume, manifest, "body" if crop_to_body else None, threads).slices_first()
         window = manifest.inference
         edge, patch = window.padding == "edge", tuple(window.patch_size[axis] for axis in order)
         tiling = Tiling.cover(image.grid.shape, patch, chosen.overlap, window.convention, edge)
@@ -164,7 +165,14 @@ class Predictor:
             return answers.transpose(back) if isinstance(answers, np.ndarray) else answers.permute(back)
 
         weight = weights(window.patch_size, window).transpose(order)
-        stitch = Stitcher(tiling, weight, run, self._decision.background, ladder.batch, self._head, wanted)
+        steps = manifest.postprocessing
+        early = [step for step in steps if step.get("grid") == "network"]
+        same = all(lerp.is_identity for lerp in image.lerps) and not early and probabilities is None
+        stitch = Stitcher(
+            *(tiling, weight, run, self._decision.background, ladder.batch, self._head, wanted),
+            reduce=self._decision.settle if same else None,
+            threads=threads,
+        )
         slabs = stitch(image.array)
         collector = None
         if probabilities is not None:
@@ -177,10 +185,12 @@ class Predictor:
             if on_slab is not None:
                 on_slab(_slab(image, start, stop, rows, box, volume.grid.shape))
 
-        steps = manifest.postprocessing
-        early = [step for step in steps if step.get("grid") == "network"]
         try:
-            array = self._labels(slabs, image, early, on_rows)
+            if same:
+                array = image.labels(self._decision.table.dtype)
+                paste(slabs, self._decision, array, on_rows, threads)
+            else:
+                array = self._labels(slabs, image, early, on_rows)
         except MemoryError:
             raise BackendError(
                 f"There is not enough memory for {len(self._decision.order)} outputs on an image of this size; "

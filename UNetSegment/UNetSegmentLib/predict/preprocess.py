@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ..package import Manifest, Normalization, Preprocessing
 from ..volume import Grid, Reorientation, Volume
+from . import passes
 from .interpolate import Lerp, cubic, scipy_ndimage
 
 Box = tuple[slice, slice, slice]
@@ -51,6 +53,12 @@ class NetworkImage:
         turned = NetworkImage(swap.apply(self.array), grid, source, lerps, Reorientation(axes, flips), box)  # type: ignore[arg-type]
         return turned, order  # type: ignore[return-value]
 
+    def labels(self, dtype: Any) -> np.ndarray:
+        """Labels on ``source``, all 0; their axes lie in memory as those of Slicer's and ITK's images, the input's k slowest."""
+        axes = [self.turn.axes.index(axis) for axis in (2, 1, 0)]
+        labels = np.zeros([self.source.shape[axis] for axis in axes], dtype)
+        return labels.transpose(np.argsort(axes))
+
     def restored(self, labels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         """Labels on ``source`` as an array (a view) of the input's ``shape``; zero outside of the box."""
         turned_shape = tuple(shape[axis] for axis in self.turn.axes)
@@ -61,7 +69,7 @@ class NetworkImage:
         return self.turn.inverse().apply(labels)
 
 
-def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None) -> NetworkImage:
+def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None, threads: int = 1) -> NetworkImage:
     """Turn to the model's axes, crop, normalise each channel, and resample, in the order that the manifest names.
 
     Statistics are taken on the turned, contiguous copy: an image gives the same numbers to the last bit however its
@@ -71,6 +79,7 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None) -> N
         volume: (C, I, J, K), channels in the manifest's order.
         manifest: Of the model.
         crop: ``nonzero``, ``positive`` or ``body`` instead of the manifest's crop.
+        threads: Processor threads.
     """
     how = manifest.preprocessing
     turn = _turn(volume.grid, how)
@@ -86,7 +95,8 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None) -> N
     if any(channel.normalization.mask == "filled" for channel in manifest.channels):
         inside = _filled(turned)
     for index, channel in enumerate(manifest.channels):
-        image = np.array(turned[index], np.float32, order="C")  # a copy of its own, which is normalised in place
+        image = np.empty(source.shape, np.float32)  # a copy of its own, which is normalised in place
+        passes.transfer(image, turned[index], threads)
         if how.normalize_first:
             image = normalized(image, channel.normalization, inside)
         image = _resampled(image, grid.shape, forth, alone, how.resampling.image_order)
