@@ -18,7 +18,7 @@ import numpy as np
 from .. import package
 from ..errors import Cancelled, InputError, UNetSegmentError
 from ..package import Package
-from ..predict import Predictor, Progress, Slab, gather
+from ..predict import Predictor, Progress, Slab, gather, passes
 from ..predict.sanity import check
 from ..volume import Grid, Volume
 from . import protocol
@@ -146,11 +146,11 @@ class Server:
                 self._send({"method": "progress", "params": {"id": number, **words, "seconds_left": left}})
 
         def on_slab(slab: Slab) -> None:
-            target[slab.box] = table[slab.labels]
+            passes.transfer(target[slab.box], slab.labels, threads, table)
             box = [[cut.start, cut.stop] for cut in slab.box]
             self._send({"method": "slab", "params": {"id": number, "box": box}})
 
-        told = 0.0
+        told, threads = 0.0, passes.count(params.get("options", {}).get("threads"))
         progress(Progress("load", 0.0, "Loading the model"))
         if cancel():
             raise Cancelled()
@@ -172,9 +172,9 @@ class Server:
         kept = {key: options[key] for key in ("region", "skip_background", "crop_to_body") if key in options}
         result = predictor.predict(volume, progress, cancel, on_slab, warnings=warnings, **kept)
         array = result.labels.array
-        for start in range(0, array.shape[2], 16):  # piecewise: no second copy of the whole map
-            target[:, :, start : start + 16] = table[array[:, :, start : start + 16]]
-        counts = np.bincount(array.reshape(-1), minlength=len(table))
+        if model.manifest.postprocessing or table[0]:  # the slabs were not all of it
+            passes.transfer(target, array, threads, table)
+        counts = passes.counts(array, len(table), threads)
         return {"provenance": result.provenance, "voxels": {str(v): int(counts[v]) for v in numbering[:, 0]}}
 
 
