@@ -1,0 +1,76 @@
+"""Passes over arrays in blocks and threads give what NumPy's plain form gives, in whatever order the axes lie in memory."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from UNetSegmentLib.package import Inference
+from UNetSegmentLib.predict import passes
+from UNetSegmentLib.predict.stitch import Head, Stitcher
+from UNetSegmentLib.predict.tiles import Tiling, weights
+
+orders = st.permutations(range(3))
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 40)] * 3),
+    *(orders, orders, st.tuples(*[st.sampled_from([1, -1])] * 3)),
+    *(st.sampled_from([np.uint8, np.int16, ">i2"]), st.sampled_from([np.uint8, np.float32]), st.sampled_from([1, 3])),
+)
+def test_a_copy_between_orders_of_axes(shape, order, other, flips, given_type, wanted, threads):
+    rng = np.random.default_rng(0)
+    source = rng.integers(0, 3, shape).astype(given_type).transpose(order)
+    source = source[tuple(slice(None, None, step) for step in flips)]
+    target = np.empty([source.shape[axis] for axis in other], wanted).transpose(np.argsort(other))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes, "THREADED_FROM", 1)
+        passes.transfer(target, source, threads)
+        np.testing.assert_array_equal(target, source)
+        for table in (np.array([7, 0, 200], wanted), np.arange(3, dtype=wanted)):
+            passes.transfer(target, source, threads, table)
+            np.testing.assert_array_equal(target, table[source.astype(int)])
+        np.testing.assert_array_equal(
+            passes.counts(source.astype(np.uint8), 2, threads), [(source == 0).sum(), (source == 1).sum()]
+        )
+
+
+def test_an_error_in_a_thread_comes_through():
+    def work(cut):
+        raise ValueError(f"rows {cut.start}")
+
+    for threads in (1, 4):
+        with pytest.raises(ValueError, match="rows 0"):
+            passes.share(work, 8, threads)
+    passes.share(work, 0, 4)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("features", [False, True])
+def test_sums_are_the_same_in_every_order_of_axes_and_number_of_threads(order, features, monkeypatch):
+    rng = np.random.default_rng(1)
+    image = rng.standard_normal((1, 21, 18, 25)).astype(np.float32)
+    tiling = Tiling.cover(image.shape[1:], (10, 8, 12), 0.5)
+    weight = weights(tiling.patch, Inference(tiling.patch, 0.5))
+    head = Head(rng.standard_normal((4, 3)).astype(np.float32), np.float32([0, 1, 2, 3])) if features else None
+    mixer, outputs = rng.standard_normal((3, 1, 1, 1)).astype(np.float32), 4 if features else 3
+
+    def run(patches, _):
+        return patches * mixer
+
+    def stitched(weight, **choices):
+        stitch = Stitcher(tiling, weight, run, np.zeros(outputs, np.float32), 1, head, **choices)
+        return np.concatenate([piece.copy() for _, piece in stitch(image)], axis=-3)
+
+    plain = stitched(weight)
+    monkeypatch.setattr(passes, "THREADED_FROM", 1)
+    monkeypatch.setattr(passes, "BLOCK", 50)
+    turned = np.ascontiguousarray(weight.transpose(order)).transpose(np.argsort(order))
+    compare = (
+        np.testing.assert_allclose if features else np.testing.assert_array_equal
+    )  # a product of other length rounds
+    compare(stitched(turned, threads=3), plain, **({"rtol": 1e-5, "atol": 1e-6} if features else {}))
+    winners = stitched(turned, threads=3, reduce=lambda values: values.argmax(0).astype(np.uint8))
+    assert winners.dtype == np.uint8 and (winners != plain.argmax(0)).mean() < 1e-3
