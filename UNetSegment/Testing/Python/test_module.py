@@ -302,6 +302,16 @@ class PanelTest(PanelCase):
         slicer.mrmlScene.RemoveNode(volume)
         self.assertFalse(ui.applyButton.enabled)
 
+    def test_the_volume_taken_at_first_is_an_image(self):
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
+        self.panel.initializeParameterNode()
+        self.assertIsNone(self.panel._parameterNode.input1)
+        volume = add_sample()
+        self.panel.initializeParameterNode()
+        self.assertIs(self.panel._parameterNode.input1, volume)
+        self.assertIs(self.panel.ui.inputSelector1.currentNode(), volume)
+
     def test_choices_survive_in_the_parameter_node(self):
         volume = add_sample()
         self.panel.ui.inputSelector1.setCurrentNode(volume)

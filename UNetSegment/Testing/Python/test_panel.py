@@ -100,6 +100,29 @@ class ChooserTest(PanelCase):
         ui.inputSelector1.setCurrentNode(add_sample())
         self.assertTrue(ui.applyButton.enabled)
 
+    def test_a_scene_comes_back_with_its_model_or_says_which_is_missing(self):
+        ui, shipped = self.panel.ui, module().DEFAULT_MODEL
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.modelSelector.addItem("other", "other")
+        self.addCleanup(lambda: ui.modelSelector.removeItem(ui.modelSelector.findData("other")))
+        ui.modelSelector.setCurrentIndex(ui.modelSelector.findData("other"))
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "scene.mrb")
+            self.assertTrue(slicer.util.saveScene(path))
+            ui.modelSelector.setCurrentIndex(ui.modelSelector.findData(shipped))
+            slicer.util.loadScene(path)
+            self.assertEqual(ui.modelSelector.currentData, "other")
+            ui.modelSelector.removeItem(ui.modelSelector.findData("other"))
+            slicer.util.loadScene(path)
+        self.assertEqual(ui.modelSelector.currentIndex, -1)
+        self.assertIn("model 'other' is not on this computer", ui.modelHint.text)
+        self.assertFalse(ui.applyButton.enabled)
+        self.panel.model.onChanged()  # models came and went, but not this one
+        self.assertEqual(ui.modelSelector.currentIndex, -1)
+        ui.modelSelector.setCurrentIndex(ui.modelSelector.findData(shipped))
+        self.assertEqual(self.panel._parameterNode.model, shipped)
+        self.assertTrue(ui.applyButton.enabled)
+
     def test_the_window_cannot_change_the_model_of_a_run(self):
         chooser, ui = self.chooser(), self.panel.ui
         ui.inputSelector1.setCurrentNode(add_sample())

@@ -22,6 +22,7 @@ class ChosenModel:
         self._panel = panel
         self.known: dict[str, tuple[Manifest | None, str]] = {}
         self.chooser: ModelChooser | None = None
+        self._missing = ""
 
     @property
     def name(self) -> str:
@@ -41,6 +42,11 @@ class ChosenModel:
     @property
     def problem(self) -> str:
         """Why it has no manifest."""
+        if self._missing:
+            words = _(
+                "This scene's model '{name}' is not on this computer; get or import it (...), or choose another one."
+            )
+            return words.format(name=self._missing)
         return self.known.get(self.name, (None, _("No model is installed.")))[1]
 
     def fill(self) -> None:
@@ -51,10 +57,25 @@ class ChosenModel:
         selector.clear()
         for name, (manifest, _problem) in self.known.items():
             selector.addItem(manifest.title if manifest else name, name)
-        selector.setCurrentIndex(max(selector.findData(chosen), 0))
+        index = selector.findData(chosen or self._missing)
+        selector.setCurrentIndex(index if self._missing else max(index, 0))
         selector.blockSignals(False)
         if selector.currentData != chosen:
             self._panel.onModelChanged(selector.currentIndex)
+
+    def follow(self, name: str) -> bool:
+        """Show the model that the scene asks for, or none where it is not on this computer; whether that was a change."""
+        if name == self.name:
+            self._missing = ""
+        if name in ("", self.name, self._missing) or self._panel.isRunning:
+            return False
+        selector = self._panel.ui.modelSelector
+        index = selector.findData(name)
+        selector.blockSignals(True)  # nobody chose it just now
+        selector.setCurrentIndex(index)
+        selector.blockSignals(False)
+        self._missing = name if index < 0 else ""
+        return True
 
     def select(self, name: str) -> None:
         """Choose an installed model by name; any other name is passed over."""

@@ -120,10 +120,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Take this scene's parameters; where no volume is chosen yet, take the first one."""
         self.setParameterNode(self.logic.getParameterNode())
         if not self._parameterNode.input1:
-            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-            if first and not first.IsA("vtkMRMLLabelMapVolumeNode"):
-                self._parameterNode.input1 = first
-        self.model.select(self._parameterNode.model)
+            volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")  # also label maps and colour images
+            volumes = [
+                v for v in volumes if v.GetClassName() == "vtkMRMLScalarVolumeNode" and not v.GetHideFromEditors()
+            ]
+            self._parameterNode.input1 = volumes[0] if volumes else None
         self.refresh()
 
     def setParameterNode(self, inputParameterNode: Any) -> None:
@@ -164,6 +165,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Show what :mod:`state` decides for the present choices."""
         if self._parameterNode is None:
             return
+        if self.model.follow(self._parameterNode.model):
+            self._warm()
         manifest = self.model.manifest
         names = [node.GetName() if node else None for node in self.inputs()]
         region = self._parameterNode.region
