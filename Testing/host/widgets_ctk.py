@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from PySide6.QtCore import Property, QSize, Qt, Signal
+from PySide6.QtCore import Property, QEvent, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QIcon, QPainter, QStandardItemModel
 from PySide6.QtWidgets import (
     QAbstractButton,
@@ -40,8 +40,11 @@ def stored(kind, name, default, after=None):
 
 
 class ctkCollapsibleButton(QAbstractButton):
+    """A section that folds. As in CTK, its title keeps it from getting narrower than the title's text, and what is shown in it
+    while it is folded stays hidden until it is opened."""
+
     contentsCollapsed = Signal(bool)
-    collapsedHeight = stored(int, "collapsedHeight", 10)
+    collapsedHeight = stored(int, "collapsedHeight", 14)
     contentsLineWidth = stored(int, "contentsLineWidth", 1)
     contentsMidLineWidth = stored(int, "contentsMidLineWidth", 0)
     contentsFrameShape = stored(int, "contentsFrameShape", 0)
@@ -49,25 +52,29 @@ class ctkCollapsibleButton(QAbstractButton):
 
     def __init__(self, *args):
         text = next((a for a in args if isinstance(a, str)), "")
+        self._collapsed, self._wanted_hidden, self._ours, self._height = False, set(), False, 16777215
         super().__init__(next((a for a in args if isinstance(a, QWidget)), None))
         self.setText(text)
         self.setCheckable(True)
-        self._collapsed = False
-        self._hidden_by_fold = []
         self.setChecked(True)
-        self.setContentsMargins(0, self._header_height(), 0, 0)
-        self.setSizePolicy(QSizePolicy.Preferred, QSizePolicy.Preferred)
+        self.setContentsMargins(0, self._title_size().height(), 0, 0)
+        self.setSizePolicy(QSizePolicy.Minimum, QSizePolicy.Preferred)
         self.toggled.connect(lambda on: self._fold(not on))
 
-    def _header_height(self):
-        return self.fontMetrics().height() + 8
+    def _title_size(self):
+        option = QStyleOptionButton()
+        option.initFrom(self)
+        style, text = self.style(), self.fontMetrics().size(Qt.TextShowMnemonic, self.text() or "XXXX")
+        mark = style.pixelMetric(QStyle.PM_IndicatorWidth, option, self)
+        width = mark + style.pixelMetric(QStyle.PM_CheckBoxLabelSpacing, option, self) + text.width()
+        height = max(style.pixelMetric(QStyle.PM_IndicatorHeight, option, self), text.height())
+        return style.sizeFromContents(QStyle.CT_PushButton, option, QSize(width, height), self)
 
     def _get_collapsed(self):
         return self._collapsed
 
     def setCollapsed(self, fold):
         self.setChecked(not fold)
-        self._fold(fold)
 
     collapsed = Property(bool, _get_collapsed, setCollapsed)
 
@@ -76,33 +83,70 @@ class ctkCollapsibleButton(QAbstractButton):
             return
         self._collapsed = fold
         if fold:
-            self._hidden_by_fold = [c for c in self.children() if isinstance(c, QWidget) and not c.isHidden()]
-            for child in self._hidden_by_fold:
-                child.hide()
-            self.setMaximumHeight(self._header_height())
+            self._height = self.maximumHeight()
+            self.setMaximumHeight(self.sizeHint().height())
         else:
-            self.setMaximumHeight(16777215)
-            for child in self._hidden_by_fold:
-                child.show()
+            self.setMaximumHeight(self._height)
+        self._show_children()
         self.updateGeometry()
         self.contentsCollapsed.emit(fold)
 
+    def _show_children(self):
+        for child in self.children():
+            if isinstance(child, QWidget):
+                self._show_child(child)
+
+    def _show_child(self, child):
+        if not self.testAttribute(Qt.WA_WState_Created):
+            return  # hidden now, it would be shown with the window
+        self._ours = True
+        child.setVisible(not self._collapsed and id(child) not in self._wanted_hidden)
+        self._ours = False
+
+    def childEvent(self, event):
+        child = event.child()
+        if event.type() == QEvent.ChildAdded and isinstance(child, QWidget):
+            if child.testAttribute(Qt.WA_WState_ExplicitShowHide) and child.testAttribute(Qt.WA_WState_Hidden):
+                self._wanted_hidden.add(id(child))
+            child.installEventFilter(self)
+            self._show_child(child)
+        super().childEvent(event)
+
+    def eventFilter(self, child, event):
+        if not self._ours and event.type() == QEvent.ShowToParent:
+            self._wanted_hidden.discard(id(child))
+            self._show_child(child)
+        elif not self._ours and event.type() == QEvent.HideToParent:
+            self._wanted_hidden.add(id(child))
+        return False
+
+    def setVisible(self, on):
+        first = not self.testAttribute(Qt.WA_WState_Created)
+        self._ours = True
+        super().setVisible(on)
+        self._ours = False
+        if first:
+            self._show_children()
+
     def sizeHint(self):
-        inner = self.layout().sizeHint() if self.layout() and not self._collapsed else QSize(0, 0)
-        width = self.fontMetrics().horizontalAdvance(self.text()) + 40
-        return QSize(max(width, inner.width()), max(self._header_height(), inner.height()))
+        title = self._title_size()
+        if self._collapsed or self.layout() is None:
+            return title + QSize(0, self.collapsedHeight)
+        return self.layout().totalSizeHint().expandedTo(title + QSize(0, self.collapsedHeight))
 
     def minimumSizeHint(self):
-        inner = self.layout().minimumSize() if self.layout() and not self._collapsed else QSize(0, 0)
-        return QSize(inner.width(), max(self._header_height(), inner.height()))
+        title = self._title_size()
+        if self._collapsed:
+            return title + QSize(0, self.collapsedHeight)
+        return title if self.layout() is None else self.layout().totalMinimumSize().expandedTo(title)
 
     def hitButton(self, pos):
-        return pos.y() < self._header_height()
+        return pos.y() < self._title_size().height()
 
     def paintEvent(self, event):
         painter, option = QPainter(self), QStyleOptionButton()
         option.initFrom(self)
-        option.rect.setHeight(self._header_height())
+        option.rect.setHeight(self._title_size().height())
         self.style().drawControl(QStyle.CE_PushButtonBevel, option, painter, self)
         arrow = QStyle.PE_IndicatorArrowRight if self._collapsed else QStyle.PE_IndicatorArrowDown
         text = option.rect.adjusted(22, 0, -4, 0)

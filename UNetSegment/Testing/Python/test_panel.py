@@ -250,6 +250,23 @@ class ResultTest(PanelCase):
         self.assertIn("0.1 s · CPU fp32", shown[0].card.line)
         self.assertRegex(dict(shown[0].card.rows)["Anterior hippocampus"], r"^[0-9.]+ ml$")
 
+    def test_long_names_do_not_widen_the_panel(self):
+        ui, window = self.panel.ui, self.panel.parent
+        volume = add_sample()
+        ui.inputSelector1.setCurrentNode(volume)
+        before = window.minimumSizeHint.width()
+        name = "301: t1_mprage_sag_p2_iso_1.0 after contrast, second visit " * 3 + "_".join(["reformatted"] * 9)
+        self.worker.warnings = [InputWarning("T1", "ct_for_mr", f"Volume '{name}' looks like CT.")]
+        volume.SetName(name)
+        region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
+        ui.regionSelector.setCurrentNode(region)
+        self.panel.onRegionAdded(region)
+        self.apply()
+        slicer.app.processEvents()
+        self.assertIn(name, self.panel._cards.shown[0].widget.text)
+        self.assertIn(name, ui.optionsButton.text)
+        self.assertLessEqual(window.minimumSizeHint.width(), max(before, 400))
+
     def test_a_card_whose_node_went_offers_the_log_only(self):
         self.panel.ui.inputSelector1.setCurrentNode(add_sample())
         self.apply()

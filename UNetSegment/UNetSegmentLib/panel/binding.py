@@ -19,6 +19,8 @@ CHOICES = (
 
 def fill(ui: Any) -> None:
     """List what there is to choose from, whatever the model."""
+    for label in (*(getattr(ui, f"inputHint{n}") for n in range(1, 5)), ui.modelHint, ui.installHint, ui.statusLabel):
+        label.setMinimumWidth(1)  # else the longest word, such as the name of a DICOM series, would widen the panel
     for text, device in ((_("Automatic"), "auto"), (_("CPU"), "cpu"), (_("GPU (NVIDIA)"), "cuda")):
         ui.deviceSelector.addItem(text, device)
     for text, mode in ((_("Automatic"), "auto"), (_("As trained"), "parity"), (_("Fast"), "fast")):

@@ -82,6 +82,7 @@ class Cards:
         card = shown.card
         frame = ctk.ctkCollapsibleButton()
         frame.text = card.title
+        frame.setMinimumWidth(200)  # else the title's length would set the width of the whole panel
         frame.toolTip = _("{title}: a result, click to open or close it.").format(title=card.title)
         frame.setAccessibleName(_("Result: {title}").format(title=card.title))
         column = qt.QVBoxLayout(frame)
@@ -127,6 +128,7 @@ def save(shown: Shown) -> None:
 def _text(words: str) -> Any:
     label = qt.QLabel(words)
     label.wordWrap = True
+    label.setMinimumWidth(1)
     label.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
     return label
 
