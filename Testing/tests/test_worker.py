@@ -72,7 +72,7 @@ def worker():
     before = names()
     made = Worker()
     yield made
-    pid = made._pid
+    pid = made.pid
     made.stop()
     assert not made.is_alive and (pid is None or wait_until(lambda: not is_running(pid)))
     gc.collect()
@@ -108,9 +108,9 @@ def test_the_answer_is_that_of_the_engine_and_the_model_stays_warm(worker, model
     for box, part in slabs:
         grown[box] = part
     np.testing.assert_array_equal(grown, outcome.array)
-    pid = worker._pid
+    pid = worker.pid
     assert worker.wait(worker.load(model))["ran"]["backend"] == "openvino"
-    assert worker.wait(worker.predict(model, [volume], NUMBERS)).voxels == outcome.voxels and worker._pid == pid
+    assert worker.wait(worker.predict(model, [volume], NUMBERS)).voxels == outcome.voxels and worker.pid == pid
 
 
 @needs_engine
@@ -140,11 +140,37 @@ def test_mistakes_come_back_as_what_they_are(worker, model):
 @needs_engine
 def test_cancel_stops_within_a_patch_and_the_worker_goes_on(worker, model):
     worker.wait(worker.load(model))
-    pid, big = worker._pid, image((160, 160, 160))
+    pid, big = worker.pid, image((160, 160, 160))
     job = worker.predict(model, [big], NUMBERS, on_progress=lambda report, left: worker.cancel(job))
     with pytest.raises(Cancelled):
         worker.wait(job)
-    assert worker.wait(worker.predict(model, [image()], NUMBERS)).array.any() and worker._pid == pid
+    assert worker.wait(worker.predict(model, [image()], NUMBERS)).array.any() and worker.pid == pid
+
+
+@needs_engine
+def test_where_no_process_can_be_started_a_thread_does_the_work(model):
+    before, threads = names(), threading.active_count()
+    inside, volume, slabs = Worker(["/no/such/python"], inside=True), image((64, 64, 64)), []
+    callbacks = {"on_slab": lambda box, array: slabs.append((box, array[box].copy())), "on_grown": lambda: None}
+    outcome = inside.wait(inside.predict(model, [volume], NUMBERS, **callbacks))
+    np.testing.assert_array_equal(outcome.array, labels(volume))
+    grown = np.zeros_like(outcome.array)
+    for box, part in slabs:
+        grown[box] = part
+    np.testing.assert_array_equal(grown, outcome.array)
+    job = inside.predict(model, [image((160, 160, 160))], NUMBERS, on_progress=lambda *_: inside.cancel(job))
+    with pytest.raises(Cancelled):
+        inside.wait(job)
+    job = inside.predict(model, [image((160, 160, 160))], NUMBERS, on_progress=lambda *_: inside.stop())
+    with pytest.raises(WorkerError, match="was stopped"):
+        inside.wait(job)
+    assert inside.wait(inside.predict(model, [volume], NUMBERS)).voxels == outcome.voxels  # a fresh one
+    inside.stop()
+    del outcome
+    gc.collect()
+    assert wait_until(lambda: names() <= before), names() - before
+    pools = sum(thread.name.startswith(("unetsegment", "ThreadPool")) for thread in threading.enumerate())
+    assert wait_until(lambda: threading.active_count() <= threads + pools), threading.enumerate()
 
 
 def faults(worker, model, cancels, kills, seed):
@@ -163,7 +189,9 @@ def faults(worker, model, cancels, kills, seed):
         elif worker.is_alive and not job.finished:
             process = worker._process
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()  # an answer that came just before must not leave the next job with a dying worker
+            assert wait_until(
+                lambda: process.exit_code is not None
+            )  # an answer that came just before must not leave the next job with a dying worker
         while not job.finished:
             worker.poll()
             time.sleep(0.002)
@@ -181,14 +209,14 @@ def faults(worker, model, cancels, kills, seed):
 def test_memory_made_after_the_end_of_a_job_is_let_go(worker, model, monkeypatch):
     """A job that ends while its volume is still being copied."""
     before, copying, go_on = names(), threading.Event(), threading.Event()
-    copy = np.copyto
+    copy = client.passes.transfer
 
-    def slowly(target, source):
+    def slowly(target, source, threads):
         copying.set()
         go_on.wait(20)
-        copy(target, source)
+        copy(target, source, threads)
 
-    monkeypatch.setattr(client.np, "copyto", slowly)
+    monkeypatch.setattr(client.passes, "transfer", slowly)
     job = worker.predict(model, [image()], NUMBERS)
     assert copying.wait(20)
     worker.stop()
@@ -269,7 +297,7 @@ def test_a_worker_that_cannot_start_is_a_sentence():
 def test_a_hung_worker_is_ended(worker, model, monkeypatch):
     worker.wait(worker.load(model))
     monkeypatch.setattr(client, "SILENCE", 2)
-    os.kill(worker._pid, signal.SIGSTOP)
+    os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(WorkerError, match="has not answered"):
         worker.wait(worker.load(model))
 
@@ -281,8 +309,8 @@ def test_a_worker_behind_a_launcher_dies_with_it(tmp_path):
     launcher.chmod(0o755)
     behind = Worker([str(launcher)])
     behind.start()
-    assert wait_until(lambda: behind.poll() or behind._pid is not None, 20)
-    pid, launched = behind._pid, behind._process.pid
+    assert wait_until(lambda: behind.poll() or behind.pid is not None, 20)
+    pid, launched = behind.pid, behind._process.pid
     assert pid != launched
     behind.stop()
     assert wait_until(lambda: not is_running(pid) and not is_running(launched))
@@ -295,8 +323,8 @@ def test_the_worker_ends_when_its_parent_is_killed(tmp_path, busy):
     script.write_text(
         "import sys, time\nsys.path.insert(0, sys.argv[1])\nfrom UNetSegmentLib.worker import Worker\n"
         "worker = Worker()\nworker.start()\n"
-        "while worker._pid is None:\n    worker.poll()\n    time.sleep(0.01)\n"
-        "print(worker._pid, flush=True)\n" + ("worker.load('hippocampus-mr-t1')\n" if busy else "") + "time.sleep(60)\n"
+        "while worker.pid is None:\n    worker.poll()\n    time.sleep(0.01)\n"
+        "print(worker.pid, flush=True)\n" + ("worker.load('hippocampus-mr-t1')\n" if busy else "") + "time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, script, ROOT / "UNetSegment"], stdout=subprocess.PIPE)
     pid = int(parent.stdout.readline())
@@ -393,30 +421,25 @@ def test_whatever_a_worker_says_each_job_ends_once_and_nothing_breaks(said):
     """The client alone, fed with what a broken worker might send."""
 
     class Dead:
-        pid, stdin, stdout, stderr, returncode = 2**22 + 1, None, None, None, 1
+        exit_code = worker_pid = None
 
-        def poll(self):
-            return None
+        def send(self, line=b""):
+            pass
 
-        def wait(self, timeout=None):
-            return 1
+        end = send
 
     ends = []
     fed = Worker()
     fed._process = Dead()
     fed._met = lambda result: None
-    job = client.Job(0, on_done=ends.append, on_error=ends.append, on_progress=lambda *_: None, on_slab=lambda *_: None)
+    nothing = dict.fromkeys(("on_progress", "on_answer", "on_grown"), lambda *_: None)
+    job = client.Job(0, on_done=ends.append, on_error=ends.append, on_slab=lambda box, array: array[box], **nothing)
     fed._enter(job)
     job._shared.append(SharedArray.create((2, 2, 2), np.uint8))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "_end", lambda *_: None)
-        for message in said:
-            try:
-                fed._events.put((fed._process, "message", protocol.decode(protocol.encode(message))))
-            except ValueError:
-                fed._events.put((fed._process, "garbage", None))
-        fed.poll()
-        fed.stop()
+    for message in said:
+        fed._read(fed._process, protocol.encode(message))
+    fed.poll()
+    fed.stop()
     fed.poll()
     assert len(ends) == 1 and job.finished and not job._shared
 

@@ -118,6 +118,7 @@ class FakeWorker:
             filled[box] = result[box]
             if job.on_slab:
                 job.on_slab(tuple(slice(*cut.indices(n)[:2]) for cut, n in zip(box, filled.shape)), filled)
+                job.on_grown()
             if step == 2 and self.during:
                 self.during()
             yield

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError, UNetSegmentError
 from ..labels import Label
 from ..package import Manifest, Package
-from ..predict import Progress
+from ..predict import Progress, passes
 from ..predict.sanity import InputWarning
 from ..volume import LabelMap
 from ..worker import Worker
@@ -105,7 +105,6 @@ class Run:
         self._layer, self._voxels = new_layer(self._nodes[0], len(self._labels))
         self._grown: Any = None
         self._blank: threading.Thread | None = None
-        self._waiting: list[tuple[slice, slice, slice]] = []
         self._drawn = 0.0
         self._warnings: tuple[InputWarning, ...] = ()
         grows = target is None and len(self._labels) <= GROWING
@@ -117,8 +116,9 @@ class Run:
             volumes,
             numbering,
             options,
-            on_answer=self._fill,
-            on_slab=self._grow if grows else None,
+            on_answer=lambda array: self._fill((slice(None),) * 3, array),
+            on_slab=self._fill if grows else None,
+            on_grown=self._grow if grows else None,
             on_progress=on_progress,
             on_warnings=self._warn,
             on_done=self._write,
@@ -134,24 +134,18 @@ class Run:
         """Stop; ends with ``Cancelled``, and the scene is as it was."""
         self._worker.cancel(self._job)
 
-    def _fill(self, array: np.ndarray) -> None:
-        """In a thread of the client's: take the whole result over."""
+    def _fill(self, box: tuple[slice, ...], array: np.ndarray) -> None:
+        """In a thread of the client's: take over what is finished."""
         if self._blank is not None:
             self._blank.join()
-        np.copyto(self._voxels, array.T)
+        passes.transfer(self._voxels[box[::-1]], array[box].T, passes.count())
 
-    def _grow(self, box: tuple[slice, slice, slice], array: np.ndarray) -> None:
+    def _grow(self) -> None:
         """Show what is finished of a new segmentation."""
         if self._nodes[0].GetScene() is None or (self._grown is not None and self._grown.GetScene() is None):
             return
-        self._waiting.append(box)
-        if self._blank is not None and self._blank.is_alive():
-            return
-        for part in self._waiting:
-            self._voxels[part[::-1]] = array[part].T
-        self._waiting.clear()
         if self._grown is None:
-            self._grown = self._put(array, None)
+            self._grown = self._put(None)
         elif time.monotonic() - self._drawn < REDRAW:
             return
         self._redraw()
@@ -161,10 +155,10 @@ class Run:
         self._layer.Modified()
         self._drawn = time.monotonic()
 
-    def _put(self, array: np.ndarray, target: Any, provenance: dict[str, str] | None = None, last: bool = False) -> Any:
+    def _put(self, target: Any, provenance: dict[str, str] | None = None, last: bool = False) -> Any:
         manifest, reference = self._model.manifest, self._nodes[0]
         name = f"{reference.GetName()} {manifest.title}"
-        labels = LabelMap(array, self._grid, self._labels)
+        labels = LabelMap(self._voxels.T, self._grid, self._labels)
         return write_segmentation(labels, reference, target, name, provenance, self._show_3d and last, self._layer)
 
     def _warn(self, warnings: list[InputWarning]) -> None:
@@ -190,7 +184,7 @@ class Run:
             if self._grown is not None:
                 self._redraw()
             target = self._target if self._grown is None else self._grown
-            node = self._put(outcome.array, target, outcome.provenance, last=True)
+            node = self._put(target, outcome.provenance, last=True)
         except UNetSegmentError as error:
             self._fail(error)
             return

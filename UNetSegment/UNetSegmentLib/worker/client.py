@@ -1,33 +1,29 @@
-"""The client's side: starts the worker, sends it work, hands out what it reports, and survives whatever happens to it.
+"""The client's side: sends a worker its work, hands out what it reports, and survives whatever happens to it.
 
-Threads of its own read and copy; callbacks are called by :meth:`Worker.poll` alone, on the caller's thread, so that a
-panel can touch widgets and scene in them.
+Threads of its own read and copy voxels; all other callbacks are called by :meth:`Worker.poll` alone, on the caller's
+thread, so that a panel can touch widgets and scene in them.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
-import os
 import queue
-import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import Cancelled, UNetSegmentError, WorkerError
-from ..predict import Progress
+from ..predict import Progress, passes
 from ..predict.sanity import InputWarning
 from ..volume import Volume
 from . import protocol
 from .memory import SharedArray
+from .process import Child, Inside
 
 SILENCE = 30.0
 """Seconds without a sign of life after which a worker counts as hung."""
@@ -60,6 +56,7 @@ class Job:
     on_error: Callable[[UNetSegmentError], None] | None = None
     on_progress: Callable[[Progress, float | None], None] | None = None
     on_slab: Callable[[tuple[slice, slice, slice], np.ndarray], None] | None = None
+    on_grown: Callable[[], None] | None = None
     on_answer: Callable[[np.ndarray], None] | None = None
     on_warnings: Callable[[list[InputWarning]], None] | None = None
     finished: bool = False
@@ -82,32 +79,39 @@ class Worker:
     Args:
         command: Python executable with its arguments, e.g. ``["PythonSlicer"]``; this Python by default.
         log: Given each line the worker writes to its log, by :meth:`poll`.
+        inside: Work in a thread of this process, where no other can be started.
 
     ``has_answered`` tells whether a worker ever ran here; ``lines`` holds the end of its log.
     """
 
-    def __init__(self, command: Sequence[str] | None = None, log: Callable[[str], None] | None = None) -> None:
-        library = str(Path(__file__).resolve().parents[2])
-        begin = f"import sys; sys.path.insert(0, {library!r}); from UNetSegmentLib.worker.server import main; main()"
-        self._command = [*(command or [sys.executable]), "-c", begin]
+    def __init__(
+        self,
+        command: Sequence[str] | None = None,
+        log: Callable[[str], None] | None = None,
+        inside: bool = False,
+    ) -> None:
+        self._command, self._inside = list(command or [sys.executable]), inside
         self._log, self.lines = log, collections.deque(maxlen=2000)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pid: int | None = None
+        self._process: Child | Inside | None = None
         self._events: queue.Queue[tuple[Any, str, Any]] = queue.Queue()
         self._jobs: dict[int, Job] = {}
         self._next, self._heard = 0, 0.0
         self.has_answered = False
-        self._write_lock = threading.Lock()
 
     @property
     def is_alive(self) -> bool:
         """Whether the process runs."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.exit_code is None
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is under way."""
         return bool(self._jobs)
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process that computes, once it has said so."""
+        return None if self._process is None else self._process.worker_pid
 
     def start(self) -> None:
         """Start the process where it does not run; returns at once.
@@ -117,22 +121,11 @@ class Worker:
         """
         if self.is_alive:
             return
-        environment = os.environ | {"PYTHONUTF8": "1"}
-        apart: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            apart = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
-        pipe = subprocess.PIPE
-        try:
-            process = subprocess.Popen(
-                self._command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, bufsize=0, **apart
-            )
-        except OSError as error:
-            raise WorkerError(
-                f"The process that runs models cannot be started ({self._command[0]}: {error.strerror})."
-            ) from None
-        self._process, self._pid, self._heard = process, None, time.monotonic()
-        for stream, read in ((process.stdout, self._read), (process.stderr, self._read_log)):
-            threading.Thread(target=read, args=(process, stream), daemon=True).start()
+        if self._process is not None:
+            self._process.end()
+        self._process = None
+        self._process = Inside(self._read) if self._inside else Child(self._command, self._read, self._read_log)
+        self._heard = time.monotonic()
         self._request("hello", {}, Job(0, on_done=self._met))
 
     def load(self, model: str, options: dict[str, Any] | None = None, **callbacks: Any) -> Job:
@@ -157,11 +150,11 @@ class Worker:
                 before the first progress report.
             numbering: Number to write for each label value of the model.
             options: Those of :class:`predict.Predictor` and its ``predict`` that can be JSON.
-            callbacks: ``on_done(Outcome)``, ``on_error(UNetSegmentError)``, ``on_progress(Progress, seconds_left)``,
-                ``on_slab(box, array)`` with the result's array, final inside of the box; and ``on_answer(array)``,
-                which alone is called in a thread of the client's, before ``on_done``: the place to copy the result.
+            callbacks: ``on_done(Outcome)``, ``on_error(UNetSegmentError)``, ``on_progress(Progress, seconds_left)``;
                 ``on_warnings(list)`` gets what looks wrong about the volumes, once, before the first patch and only
-                where something does; see :func:`predict.sanity.check`.
+                where something does; see :func:`predict.sanity.check`. Two are called in a thread of the client's,
+                which is the place to copy voxels: ``on_slab(box, array)`` with the result's array, final inside of the
+                box, and ``on_answer(array)`` before ``on_done``. ``on_grown()`` follows ``on_slab``.
 
         Raises:
             WorkerError: The process cannot be started.
@@ -215,11 +208,13 @@ class Worker:
         """End the process and everything it started; jobs under way end with an error."""
         process, self._process = self._process, None
         if process is not None:
-            _end(process, self._pid)
+            process.end()
         self._fail_all(WorkerError(words))
 
     def _met(self, result: dict[str, Any]) -> None:
-        self._pid, self.has_answered = int(result["pid"]), True
+        self.has_answered = True
+        if self._process is not None:
+            self._process.worker_pid = int(result["pid"])
 
     def _enter(self, job: Job) -> None:
         self._next += 1
@@ -234,11 +229,8 @@ class Worker:
         return job
 
     def _send(self, process: Any, message: dict[str, Any]) -> None:
-        if process is None:
-            return
-        with self._write_lock, contextlib.suppress(OSError, ValueError):  # a worker that ended is seen by _watch
-            process.stdin.write(protocol.encode(message))
-            process.stdin.flush()
+        if process is not None:  # one that ended is seen by _watch
+            process.send(protocol.encode(message))
 
     def _share_and_send(
         self, process: Any, job: Job, model: str, volumes: list[Volume], numbering: dict[int, int], options: Any
@@ -251,7 +243,7 @@ class Worker:
                     raise WorkerError(f"Volume '{volume.channels[0]}' does not hold plain numbers.")
                 shared = SharedArray.create(voxels.shape, voxels.dtype)
                 job._shared.append(shared)
-                np.copyto(shared.array, voxels)
+                passes.transfer(shared.array, voxels, passes.count())
                 matrix = volume.grid.ijk_to_ras.ravel().tolist()
                 entries.append({"array": shared.describe(), "ijk_to_ras": matrix, "name": volume.channels[0]})
             target = SharedArray.create(volumes[0].grid.shape[::-1], _smallest(numbering))
@@ -274,34 +266,35 @@ class Worker:
                 for shared in list(job._shared):
                     shared.close()
 
-    def _read(self, process: Any, stream: Any) -> None:
-        buffered = os.fdopen(os.dup(stream.fileno()), "rb")
-        for line in iter(lambda: buffered.readline(protocol.LONGEST + 2), b""):
-            try:
-                message = protocol.decode(line)
-            except ValueError:
-                self._events.put((process, "garbage", None))
-                continue
-            if "result" in message and (job := self._jobs.get(message.get("id"))) is not None:  # type: ignore[arg-type]
-                self._answered(process, job)
-            self._events.put((process, "message", message))
-        buffered.close()
-
-    def _answered(self, process: Any, job: Job) -> None:
-        """In the reading thread: let the caller copy the result."""
-        held = job._shared[-1:]  # the main thread may let go of them meanwhile
-        if job.on_answer is None or not held:
+    def _read(self, process: Any, line: bytes) -> None:
+        """In the reading thread: a line of the process."""
+        try:
+            message = protocol.decode(line)
+        except ValueError:
+            self._events.put((process, "garbage", None))
             return
         try:
-            job.on_answer(held[0].array.T)
+            self._copied(message)
         except Exception as error:
             words = f"The result could not be taken over ({type(error).__name__}: {error})."
-            self._events.put((process, "failed", (job.number, WorkerError(words))))
+            self._events.put((process, "failed", (_job_number(message), WorkerError(words))))
+        self._events.put((process, "message", message))
 
-    def _read_log(self, process: Any, stream: Any) -> None:
-        for line in os.fdopen(os.dup(stream.fileno()), "r", encoding="utf-8", errors="replace"):
-            self.lines.append(line.rstrip())
-            self._events.put((process, "log", line.rstrip()))
+    def _copied(self, message: dict[str, Any]) -> None:
+        """In the reading thread: let the caller copy what is there of the result."""
+        job = self._jobs.get(_job_number(message))
+        held = job._shared[-1:] if job is not None else []  # the main thread may let go of them meanwhile
+        if job is None or not held or job.is_cancelled:
+            return
+        if "result" in message and job.on_answer is not None:
+            job.on_answer(held[0].array.T)
+        elif message.get("method") == "slab" and job.on_slab is not None and (box := _box(message)) is not None:
+            job.on_slab(box, held[0].array.T)
+
+    def _read_log(self, process: Any, line: bytes) -> None:
+        text = line.decode("utf-8", "replace").rstrip()
+        self.lines.append(text)
+        self._events.put((process, "log", text))
 
     def _take(self, kind: str, content: Any) -> None:
         if kind == "garbage":
@@ -337,9 +330,11 @@ class Worker:
         elif method == "warnings" and job.on_warnings is not None and not job.is_cancelled:
             messages = [InputWarning(str(m["channel"]), str(m["code"]), str(m["message"])) for m in params["messages"]]
             job.on_warnings(messages)
-        elif method == "slab" and job.on_slab is not None and not job.is_cancelled:
-            box = tuple(slice(int(a), int(b)) for a, b in params["box"])
-            job.on_slab(box, job._shared[-1].array.T)  # type: ignore[arg-type]
+        elif method == "slab" and not job.is_cancelled:
+            if _box({"params": params}) is None:
+                raise ValueError("no box")
+            if job.on_grown is not None:
+                job.on_grown()
 
     def _finish(self, job: Job | None, result: Any = None, error: UNetSegmentError | None = None) -> None:
         if job is None or self._jobs.pop(job.number, None) is None:
@@ -376,8 +371,7 @@ class Worker:
         process = self._process
         if process is None:
             self._fail_all(WorkerError("The worker was stopped; nothing was changed."))
-        elif process.poll() is not None and self._events.empty():
-            code = process.returncode
+        elif (code := process.exit_code) is not None and self._events.empty():
             why = "it was ended from outside, perhaps because memory was short" if code in (-9, 137) else f"code {code}"
             last = next((line for line in reversed(self.lines) if line.strip()), "")
             hint = f": {last[:200]}" if last and code not in (-9, 137, -15) else ""
@@ -389,33 +383,18 @@ class Worker:
 
 
 def _smallest(numbering: dict[int, int]) -> Any:
-    return (
-        np.uint8
-        if max(numbering.values(), default=0) < 256
-        else np.int16
-        if max(numbering.values()) < 2**15
-        else np.uint16
-    )
+    most = max(numbering.values(), default=0)
+    return np.uint8 if most < 256 else np.int16 if most < 2**15 else np.uint16
 
 
-def _end(process: subprocess.Popen[bytes], pid: int | None) -> None:
-    """End a process and what it started: the executable may be a launcher, and the worker its child."""
-    for stream in (process.stdin,):
-        with contextlib.suppress(OSError, ValueError):
-            stream.close()  # type: ignore[union-attr]
-    if sys.platform == "win32":
-        for number in filter(None, (process.pid, pid)):
-            command = ["taskkill", "/PID", str(number), "/T", "/F"]
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                subprocess.run(command, capture_output=True, timeout=10, creationflags=subprocess.CREATE_NO_WINDOW)
-    else:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        if pid is not None:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=5)
-    for stream in (process.stdout, process.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.close()  # type: ignore[union-attr]
+def _job_number(message: dict[str, Any]) -> Any:
+    return message.get("id") if "result" in message else message.get("params", {}).get("id")
+
+
+def _box(message: dict[str, Any]) -> tuple[slice, slice, slice] | None:
+    """The box of a slab's message; None where it is none."""
+    try:
+        i, j, k = (slice(int(a), int(b)) for a, b in message["params"]["box"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return i, j, k

@@ -35,7 +35,7 @@ class Server:
     Args:
         source: Lines from the client.
         sink: Lines to the client.
-        leave: Ends the process when the client is gone while something still computes.
+        leave: Ends the process when the client is gone while something still computes, two seconds after it was told to stop.
     """
 
     def __init__(self, source: BinaryIO, sink: BinaryIO, leave: Callable[[int], Any] = os._exit) -> None:
@@ -43,6 +43,7 @@ class Server:
         self._write_lock = threading.Lock()
         self._requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._cancelled: set[Any] = set()
+        self._gone = threading.Event()
         self._warm: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
 
     def serve(self) -> None:
@@ -50,7 +51,10 @@ class Server:
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
         while (message := self._requests.get()) is not None:
-            self._handle(message)
+            if not self._gone.is_set():
+                self._handle(message)
+        with contextlib.suppress(OSError):
+            self._sink.close()
 
     def _read(self) -> None:
         for line in iter(lambda: self._source.readline(protocol.LONGEST + 2), b""):
@@ -65,13 +69,13 @@ class Server:
                 break
             else:
                 self._requests.put(message)
+        self._gone.set()  # what still computes has nobody to answer to
         self._requests.put(None)
-        time.sleep(2)  # the client is gone: what still computes has nobody to answer to
+        time.sleep(2)
         self._leave(0)
 
     def _beat(self) -> None:
-        while True:
-            time.sleep(protocol.HEARTBEAT)
+        while not self._gone.wait(protocol.HEARTBEAT):
             self._send({"method": "alive", "params": {}})
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -134,7 +138,7 @@ class Server:
         began = time.monotonic()
 
         def cancel() -> bool:
-            return number in self._cancelled
+            return number in self._cancelled or self._gone.is_set()
 
         def progress(report: Progress) -> None:
             nonlocal told
