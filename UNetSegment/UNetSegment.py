@@ -131,7 +131,6 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         self._polling = False
         self._ready = (None, None)
         self.lastResult = None
-        self.lastOutcome = None
 
     def getParameterNode(self):
         return UNetSegmentParameterNode(super().getParameterNode())
@@ -186,7 +185,6 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         kept = LabelMap(result.labels.array, result.labels.grid, labels) if keep is not None else result.labels
         written = scene.write_segmentation(kept, nodes[0], outputSegmentation, name, result.provenance, show3D)
         self.lastResult = result
-        self.lastOutcome = scene.Result(written, kept.segments, kept.volumes_ml(), dict(result.provenance))
         return written
 
     def _predictor(self, loaded, device: str, mode: str, mirror: Optional[bool], folds: str):
@@ -290,9 +288,16 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         """Whether the worker has something to do."""
         return self._worker is not None and self._worker.is_busy
 
-    def hasWorked(self) -> bool:
-        """Whether a worker ever answered."""
-        return self._worker is not None and self._worker.has_answered
+    def moveInside(self) -> bool:
+        """Where no worker ever started on this computer: run models in a thread of this process from now on.
+
+        Returns:
+            Whether that is new.
+        """
+        if self._worker is None or self._worker.has_answered or self._worker.is_alive or self._worker.is_inside:
+            return False
+        self._worker = Worker(inside=True)
+        return True
 
     def log(self) -> list:
         """The last lines of the worker's log."""

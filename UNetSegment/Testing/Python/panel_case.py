@@ -81,6 +81,7 @@ class FakeWorker:
     """
 
     has_answered = is_alive = True
+    is_inside = False
 
     def __init__(self, during=None):
         self.during, self.lines, self.jobs, self.asked = during, ["a line of its log"], [], []

@@ -19,6 +19,7 @@ from UNetSegmentLib.labels import Label  # noqa: E402
 from UNetSegmentLib.panel import advice, dependencies, hierarchy, outcome, structures  # noqa: E402
 from UNetSegmentLib.predict.sanity import InputWarning, check  # noqa: E402
 from UNetSegmentLib.scene import world_volume  # noqa: E402
+from UNetSegmentLib.worker import Worker  # noqa: E402
 
 
 class ChooserTest(PanelCase):
@@ -429,6 +430,23 @@ class ResultTest(PanelCase):
         self.apply()
         self.assertIn("was removed while", ui.statusLabel.text)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+
+    @unittest.skipUnless(BACKEND, NO_BACKEND)
+    def test_where_no_worker_can_be_started_the_work_is_done_in_this_process(self):
+        ui, logic = self.panel.ui, self.panel.logic
+        for command in (["/no/such/python"], [sys.executable, "-c", "exit(3)"]):  # refused, or gone at once
+            with self.subTest(command):
+                logic._worker = Worker(command)
+                self.addCleanup(logic.stop)
+                ui.inputSelector1.setCurrentNode(add_sample())
+                with self.assertLogs(level="WARNING") as logged:
+                    self.apply()
+                self.assertIn("inside of Slicer", logged.output[0])
+                self.assertEqual(ui.statusLabel.text, "")
+                self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
+                self.assertTrue(logic.worker().is_inside)
+                logic.stop()
+                slicer.mrmlScene.Clear(0)
 
 
 class SelfTestTest(PanelCase):

@@ -19,7 +19,6 @@ from . import binding, cards, dependencies, outcome, state, structures
 from .advice import Advice
 from .checklist import Checklist
 from .chosen import ChosenModel
-from .here import Here
 from .paper import Paper
 from .selftest import SelfTest
 
@@ -313,11 +312,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.end()
 
     def onError(self, error: Exception) -> None:
-        """Say what went wrong; where no worker ever started on this computer, do the work here instead."""
-        first, self._run = self._run is not None, None
-        if isinstance(error, WorkerError) and first and not self.logic.hasWorked() and not self._cancel:
-            logging.warning("UNetSegment: %s Working without a worker.", error)
-            Here(self).segment()
+        """Say what went wrong; where no worker ever started on this computer, do the work in this process."""
+        self._run = None
+        if isinstance(error, WorkerError) and self.isConnected and not self._cancel and self.logic.moveInside():
+            logging.warning("UNetSegment: %s Models run inside of Slicer from now on.", error)
+            self.onApplyButton()
             return
         if isinstance(error, Cancelled):
             self.say(_("Cancelled; the scene is as it was."))

@@ -81,7 +81,8 @@ class Worker:
         log: Given each line the worker writes to its log, by :meth:`poll`.
         inside: Work in a thread of this process, where no other can be started.
 
-    ``has_answered`` tells whether a worker ever ran here; ``lines`` holds the end of its log.
+    ``has_answered`` tells whether a worker ever ran here, ``is_inside`` whether in this process; ``lines`` holds the end of
+    its log.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Worker:
         log: Callable[[str], None] | None = None,
         inside: bool = False,
     ) -> None:
-        self._command, self._inside = list(command or [sys.executable]), inside
+        self._command, self.is_inside = list(command or [sys.executable]), inside
         self._log, self.lines = log, collections.deque(maxlen=2000)
         self._process: Child | Inside | None = None
         self._events: queue.Queue[tuple[Any, str, Any]] = queue.Queue()
@@ -124,7 +125,7 @@ class Worker:
         if self._process is not None:
             self._process.end()
         self._process = None
-        self._process = Inside(self._read) if self._inside else Child(self._command, self._read, self._read_log)
+        self._process = Inside(self._read) if self.is_inside else Child(self._command, self._read, self._read_log)
         self._heard = time.monotonic()
         self._request("hello", {}, Job(0, on_done=self._met))
 
