@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from UNetSegmentLib.package.architecture import UNETS
+
 from .dataset import DatasetError
 
 
@@ -14,7 +16,14 @@ def write(root: Path, raw: dict[str, Any]) -> None:
     """Write every text file of a package: configs, LICENSE, model card and data licence."""
     for folder in ("configs", "docs"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for name, content in (("manifest", raw), ("metadata", bundle_metadata(raw)), ("inference", inference(raw))):
+    configs = {"manifest": raw, "metadata": bundle_metadata(raw)}
+    try:
+        configs["inference"] = inference(raw)
+    except DatasetError:
+        if not raw.get("ancestors"):
+            raise
+        # training went on from a model of another kind: it runs in the module, not in stock MONAI
+    for name, content in configs.items():
         (root / "configs" / f"{name}.json").write_text(
             json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8"
         )
@@ -67,6 +76,13 @@ def bundle_metadata(raw: dict[str, Any]) -> dict[str, Any]:
 def inference(raw: dict[str, Any]) -> dict[str, Any]:
     """``inference.json`` for ``python -m monai.bundle run``, doing step by step what the predictor does."""
     window = raw["inference"]
+    how = raw["preprocessing"]
+    if (
+        raw["network"]["name"] in UNETS
+        or how["orientation"] == "stored"
+        or set(how) & {"crop", "normalize", "resampling"}
+    ):
+        raise DatasetError("A MONAI bundle is written for MONAI's networks and plain preprocessing only.")
     axes = list(raw["preprocessing"].get("axes", (0, 1, 2)))
     flat = raw["network"].get("dimensions", 3) == 2
     if not flat and axes != [0, 1, 2]:
@@ -243,6 +259,7 @@ def model_card(raw: dict[str, Any]) -> str:
         "",
         f"{data.get('name', '')}, {data.get('cases', '')} cases. {data.get('description', '')} {data.get('source', '')}",
         "",
+        *_origin(raw.get("ancestors", [])),
         "## Licence and citation",
         "",
         f"{raw['licence']['name']} {raw['licence'].get('url', '')}",
@@ -250,6 +267,19 @@ def model_card(raw: dict[str, Any]) -> str:
         *(f"- {entry}" for entry in raw.get("citation", [])),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _origin(ancestors: list[dict[str, Any]]) -> list[str]:
+    """The models that training went on from, with their licences."""
+    if not ancestors:
+        return []
+    lines = []
+    for entry in ancestors:
+        data = entry.get("training_data", {})
+        trained = f", trained on {data['name']} ({data.get('cases', '?')} cases)" if "name" in data else ""
+        licence = entry["licence"]["name"]
+        lines.append(f"- {entry['name']} {entry['version']}, {licence}{trained}; manifest SHA-256 {entry['sha256']}")
+    return ["## Origin", "", "Training went on from:", "", *lines, ""]
 
 
 def _interval(metric: dict[str, Any]) -> str:

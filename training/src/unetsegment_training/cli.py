@@ -52,27 +52,43 @@ def fit(
     learning_rate: Annotated[Optional[float], typer.Option(help="peak learning rate")] = None,
     validate_every: Annotated[Optional[int], typer.Option(help="epochs between validations")] = None,
     seed: Annotated[Optional[int], typer.Option(help="of weights, order and augmentation")] = None,
+    from_: Annotated[
+        Optional[str], typer.Option("--from", help="model to train on: a package folder or an installed model's name")
+    ] = None,
+    label: Annotated[
+        Optional[list[str]], typer.Option(help="with --from: NAME=STRUCTURE of the model, or NAME=+ for a new one")
+    ] = None,
+    rehearse: Annotated[
+        Optional[Path], typer.Option(help="with --from: dataset of old cases to train on as well")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Train a model; run the same command again to go on after an interruption."""
     from .config import FitConfig, parse_setting
-    from .dataset import read_dataset
+    from .finetune import begin, defaults
     from .fit import fit as run_fit
+    from .parent import Parent
     from .plan_file import Plan
 
     options: dict[str, Any] = {
         "fold": fold, "epochs": epochs, "network": network, "filters": filters and _numbers(filters),
         "patch": patch and _numbers(patch), "batch": batch, "loss": loss, "learning_rate": learning_rate,
-        "validate_every": validate_every, "seed": seed,
+        "validate_every": validate_every, "seed": seed, "same_labels": label and tuple(label),
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
     planned = FitConfig.of_plan(Plan.load(plan), configuration) if plan is not None else {}
+    if from_ is None and (label or rehearse):
+        raise typer.BadParameter("--label and --rehearse belong to --from MODEL")
+    parent = None if from_ is None else Parent.open(from_)
+    if parent is not None:
+        planned |= defaults(parent, options)
     settings = FitConfig.read(config, dict(map(parse_setting, set_ or ())) | options, **planned)
-    data, problems = read_dataset(dataset, skip_bad)
-    for problem in problems:
-        Console(stderr=True).print(f"left out: {problem}", style="yellow", highlight=False)
-    print(f"wrote {run_fit(data, run, settings, device)}")
+    data, start = _cases(dataset, skip_bad, None, -1)[0], None
+    if parent is not None:
+        old = None if rehearse is None else _cases(rehearse, skip_bad, None, -1)[0]
+        data, start = begin(parent, data, settings, old)
+    print(f"wrote {run_fit(data, run, settings, device, start)}")
 
 
 @app.command()
@@ -86,11 +102,14 @@ def settings() -> None:
 def _cases(dataset: Path, skip_bad: bool, run: Optional[Path], fold: int) -> tuple[Any, list[Any]]:
     """The dataset, and its cases: all, or with a run folder those of its split that validate ``fold``."""
     from .dataset import read_dataset
+    from .finetune import seen_by
     from .split import stored_split
 
     data, problems = read_dataset(dataset, skip_bad)
     for problem in problems:
         Console(stderr=True).print(f"left out: {problem}", style="yellow", highlight=False)
+    if run is not None:
+        data = seen_by(run, data)
     if run is None or fold < 0:
         return data, list(data.cases)
     names = stored_split(run / "split.json", [case.name for case in data.cases])[fold]["val"]
@@ -158,7 +177,12 @@ def pack(
     dataset: Folder,
     run: Annotated[Path, typer.Argument(help="finished run folder")],
     output: Annotated[Path, typer.Argument(help="package folder to write")],
-    card: Annotated[Path, typer.Option(help="JSON with name, title, version, labels, licence, intended use, ...")],
+    card: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="JSON with name, title, version, licence, intended use, ...; what a run has by --from may stay out"
+        ),
+    ] = None,
     snapshot: Annotated[
         bool, typer.Option("--snapshot", help="pack the last finished epoch of a run still going")
     ] = False,
@@ -172,7 +196,9 @@ def pack(
     from .evaluate import evaluate as run_evaluate
     from .pack import pack as run_pack
 
-    entries = schema.load_json(card)
+    if card is None and not (run / "parent.json").exists():
+        raise typer.BadParameter("--card is needed: JSON with name, title, version, licence, intended use, ...")
+    entries = {} if card is None else schema.load_json(card)
     fold = FitConfig.load(run / "config.json").fold if (run / "config.json").exists() else 0
     data, cases = _cases(dataset, skip_bad, run, fold)
     packed = run_pack(run, data, output, entries, snapshot=snapshot, terminology=terminology)

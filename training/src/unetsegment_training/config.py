@@ -23,6 +23,11 @@ else:
 
 MAY_CHANGE = ("epochs", "validate_every", "early_stopping")
 """Settings that may differ when a run goes on."""
+FEW = {
+    "epochs": 12, "steps_per_epoch": 25, "learning_rate": 5e-4, "warmup_steps": 10, "ema_decay": 0.98, "batch": 2,
+    "validate_every": 4, "deep_supervision": False,
+}  # fmt: skip
+"""Defaults of a run that starts from a model: some hundred small steps, whatever the number of cases."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -60,7 +65,9 @@ class FitConfig(BaseModel):
         "Run", "auto", "Of sums: `auto` mixes in bf16 or fp16 where the device computes it fast."
     )
 
-    network: Literal[NAMES] = _option("Network", "dynunet", "Which network; see the table below.")  # type: ignore[valid-type]
+    network: Literal[NAMES] = _option(
+        "Network", "dynunet", "Which network; see the table below. `package`: that of the model of `--from`."
+    )  # type: ignore[valid-type]
     dimensions: Literal[2, 3] = _option(
         "Network", 3, "2 trains on slices across the axis of the widest spacing, 3 on volumes."
     )
@@ -170,6 +177,13 @@ class FitConfig(BaseModel):
     elastic_spacing: Positive = _option("Augmentation", 32.0, "Voxels between the points of its coarse grid.")
     elastic_sigma: NotNegative = _option(
         "Augmentation", 3.0, "Standard deviation of these points' displacements in voxels."
+    )
+
+    same_labels: tuple[str, ...] = _option(
+        "Fine-tuning",
+        (),
+        "What labels of the dataset are called in the model of `--from`: `NAME=STRUCTURE`, or `NAME=+` for a structure that "
+        "the model does not have; other labels are matched by name.",
     )
 
     def __init__(self, **values: Any) -> None:

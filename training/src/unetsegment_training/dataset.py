@@ -30,13 +30,15 @@ class Case:
     """One patient's images, a file per channel, and the expert's labels.
 
     ``values`` is for ``.seg.nrrd`` files, whose numbers differ from file to file: the dataset's value of each segment
-    name (as :func:`same_name` writes it). None where the file's own numbers count.
+    name (as :func:`same_name` writes it). None where the file's own numbers count. ``renumber``, where it is not empty, turns
+    the dataset's values into those of a model that training goes on from; what it does not name becomes 0.
     """
 
     name: str
     images: tuple[Path, ...]
     label: Path
     values: tuple[tuple[str, int], ...] | None = None
+    renumber: tuple[tuple[int, int], ...] = ()
 
     def load(self) -> tuple[Volume, LabelMap]:
         """Read images (C, I, J, K) and labels (I, J, K).
@@ -59,6 +61,10 @@ class Case:
                 f"Case '{self.name}': image and label differ in grid ({_difference(image.grid, label.grid)}); {advice}, "
                 "or leave the case out."
             )
+        if self.renumber:
+            table = np.zeros(65536, np.uint16)
+            table[[old for old, _ in self.renumber]] = [new for _, new in self.renumber]
+            label = LabelMap(table[label.array], label.grid, label.labels, label.metadata)
         return image, label
 
 

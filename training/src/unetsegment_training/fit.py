@@ -27,8 +27,9 @@ from UNetSegmentLib.volume import dice
 from . import losses
 from .config import FitConfig
 from .dataset import Dataset, DatasetError
+from .finetune import Start
 from .infer import segment
-from .network import build_for_training, inference_state
+from .network import PACKAGE, build_for_training, inference_state
 from .optimise import make_optimizer, make_schedules
 from .patches import Patches, Prepared, prepare
 from .plan import draft_manifest
@@ -47,6 +48,8 @@ class Segmenter(pl.LightningModule):
         self.network = build_for_training(manifest, config)
         self.loss = losses.make(config, class_weights)
         self.scores: list[list[float]] = []
+        self.told = list(range(1, len(manifest.labels)))
+        """Classes that the dataset's labels tell of."""
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor, list[str]], index: int) -> torch.Tensor:
         x, y, names = batch
@@ -62,13 +65,13 @@ class Segmenter(pl.LightningModule):
     def validation_step(self, batch: int, index: int) -> None:
         case: Prepared = self.trainer.datamodule.val[index]  # type: ignore[attr-defined]
         answer = segment(self.network, case.image, self.manifest, self.config)
-        self.scores.append([dice(answer == c, case.classes == c) for c in range(1, len(self.manifest.labels))])
+        self.scores.append([dice(answer == c, case.classes == c) for c in self.told])
 
     def on_validation_epoch_end(self) -> None:
         means = np.mean(self.scores, axis=0)
         self.scores.clear()
-        for label, value in zip(self.manifest.labels[1:], means, strict=True):
-            self.log(f"dice/{label.name}", float(value))
+        for index, value in zip(self.told, means, strict=True):
+            self.log(f"dice/{self.manifest.labels[index].name}", float(value))
         self.log("dice", float(np.mean(means)), prog_bar=True)
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[dict[str, Any]]]:
@@ -125,19 +128,31 @@ class EpochLines(Callback):
         print(f"epoch {done}/{last} {text}{words}", flush=True)
 
 
-def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") -> Path:
+def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto", start: Start | None = None) -> Path:
     """Train one model into a run folder, or go on where an interrupted run stopped.
 
     The folder gets ``config.json``, ``split.json``, ``manifest.json``, ``checkpoints/last.ckpt`` (each epoch, written
     beside and moved, so a kill at any moment costs the current epoch at most), TensorBoard and CSV logs (a CSV file
     per start, as Lightning would empty an old one), and at the end ``weights.pt``: the averaged weights of the network
-    without its deep-supervision heads.
+    without its deep-supervision heads. A run that starts from a model notes it in
+    ``parent.json``.
+
+    Args:
+        dataset: Checked; with ``start``, matched to its model.
+        run: Made if it is not there.
+        config: Settings.
+        device: ``auto``, ``cpu`` or ``gpu``.
+        start: The model to start from; by default training starts from nothing.
 
     Raises:
-        DatasetError: The run folder belongs to other settings or cases, or the loss became NaN.
+        DatasetError: The run folder belongs to other settings, cases or another model, or the loss became NaN.
     """
+    if config.network == PACKAGE and start is None:
+        raise DatasetError("The network 'package' is that of a model to start from; name it with --from.")
     config.store(run / "config.json")
-    split = stored_split(run / "split.json", [case.name for case in dataset.cases])
+    if start is not None:
+        start.note(run)
+    split = stored_split(run / "split.json", [case.name for case in dataset.cases], config.fold)
     chosen = split[config.fold] if config.fold >= 0 else {"train": [c.name for c in dataset.cases], "val": []}
     by_name = {case.name: case for case in dataset.cases}
     train_cases = [by_name[name] for name in chosen["train"]]
@@ -145,7 +160,7 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") ->
     if path.exists():
         manifest = Manifest.from_dict(json.loads(path.read_text("utf-8")))
     else:
-        manifest = draft_manifest(dataset, config, train_cases)
+        manifest = (start.manifest if start else draft_manifest)(dataset, config, train_cases)
         replace_text(path, json.dumps(manifest.to_dict(), indent=1))
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -154,8 +169,13 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto") ->
         [prepare(by_name[name], manifest) for name in chosen["val"]],
         config,
     )
+    if start is not None:
+        data.train = start.train(data.train, manifest, dataset, device)
     steps, weights = len(data.train_dataloader()), data.class_weights(len(manifest.labels))
     module = Segmenter(manifest, config, steps, weights)
+    if start is not None:
+        start.parent.begin(module.network, manifest)
+        module.told = [n for n, label in enumerate(manifest.labels) if n and label.value in dataset.labels]
     last = run / "checkpoints" / "last.ckpt"
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # advertisements, and what the next lines say
     trainer = _trainer(run, config, device, steps, validates=bool(data.val))

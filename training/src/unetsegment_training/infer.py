@@ -20,7 +20,9 @@ Run = Callable[[np.ndarray], np.ndarray]
 """Patches (N, C, *patch) float32 to logits (N, K, *answer) float32."""
 
 
-def segment(network: torch.nn.Module, image: np.ndarray, manifest: Manifest, config: FitConfig) -> np.ndarray:
+def segment(
+    network: torch.nn.Module, image: np.ndarray, manifest: Manifest, config: FitConfig | None = None
+) -> np.ndarray:
     """Class indices (I, J, K) of a prepared image (C, I, J, K)."""
     return np.concatenate([slab.argmax(axis=0) for slab in _slabs(network, image, manifest, config)])
 
@@ -31,7 +33,9 @@ def logits(network: torch.nn.Module, image: np.ndarray, manifest: Manifest, conf
 
 
 @torch.inference_mode()
-def _slabs(network: torch.nn.Module, image: np.ndarray, manifest: Manifest, config: FitConfig) -> Iterator[np.ndarray]:
+def _slabs(
+    network: torch.nn.Module, image: np.ndarray, manifest: Manifest, config: FitConfig | None
+) -> Iterator[np.ndarray]:
     """Logits (K, rows, J, K), front to back."""
     device = next(network.parameters()).device
     flat = manifest.dimensions == 2
@@ -41,7 +45,7 @@ def _slabs(network: torch.nn.Module, image: np.ndarray, manifest: Manifest, conf
         answer = network(x).float().cpu().numpy()
         return answer[:, :, None] if flat else answer
 
-    if config.valid:
+    if config is not None and config.valid:
         one = (1,) if flat else ()
         yield overlap_tile(image, run, (*one, *config.patch), (*one, *config.answer))
         return

@@ -64,7 +64,11 @@ KINDS = {
     "segresnet": Kind("SegResNet", "residual encoder and small decoder (Myronenko 2018); filters double from the first"),
     "mednext": Kind("MedNeXt", "MedNeXt (Roy et al. 2023), kernels of 3; filters double from the first", -1, 16, ()),
 }  # fmt: skip
-NAMES = tuple(KINDS)
+PACKAGE = "package"
+"""As the name of a network: that of the model that the run starts from."""
+NAMES = (*KINDS, PACKAGE)
+OF_PACKAGE = ("filters", "strides", "kernels", "spacing", "slice_axis", "normalization", "norm", "dropout", "init")
+"""Settings that such a model decides."""
 
 
 def check_patch(config: FitConfig) -> None:
@@ -73,6 +77,11 @@ def check_patch(config: FitConfig) -> None:
     Raises:
         DatasetError: They do not; the sentence says what would.
     """
+    if config.network == PACKAGE:
+        changed = (key for key in OF_PACKAGE if getattr(config, key) != type(config).model_fields[key].default)
+        if key := next(changed, None):
+            raise DatasetError(f"The model that the run starts from decides {key}; leave that setting out.")
+        return
     kind, name, count = KINDS[config.network], config.network, len(config.filters)
     if (kind.stages > 0 and count != kind.stages) or (kind.stages == 0 and count < 3):
         wanted = str(kind.stages) if kind.stages else "three or more"

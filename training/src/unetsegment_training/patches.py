@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 from UNetSegmentLib.package import Manifest
-from UNetSegmentLib.predict.preprocess import preprocess
-from UNetSegmentLib.volume import Volume
+from UNetSegmentLib.predict.interpolate import Lerp
+from UNetSegmentLib.predict.preprocess import NetworkImage, preprocess
+from UNetSegmentLib.volume import Grid
 
 from .augment import Augmenter
 from .config import FitConfig
@@ -49,23 +50,26 @@ def prepare(case: Case, manifest: Manifest) -> Prepared:
     table = np.zeros(max(max(x.value for x in manifest.labels), int(label.array.max())) + 1, np.uint8)
     for index, entry in enumerate(manifest.labels):
         table[entry.value] = index
-    classes = table[label.array]
-    if ready.grid is ready.source:
-        classes = ready.turn.apply(classes)
-    else:
-        classes = _resampled(classes, image, manifest)
+    classes = ready.turn.apply(table[label.array])
+    classes = classes[ready.box] if ready.grid is ready.source else _resampled(classes, image.grid, ready)
     return Prepared(case.name, ready.array, np.ascontiguousarray(classes), ready.grid.spacing)
 
 
-def _resampled(classes: np.ndarray, image: Volume, manifest: Manifest) -> np.ndarray:
-    """Class indices (I, J, K) of the image's grid on the network's: the class whose mask, brought there linearly, is largest."""
-    plain = {"name": "mask", "title": "mask", "modality": "OT", "normalization": {"method": "none"}}
-    how = Manifest.from_dict(manifest.to_dict() | {"channels": [plain]})
+def _resampled(classes: np.ndarray, grid: Grid, ready: NetworkImage) -> np.ndarray:
+    """Turned class indices (I, J, K) of the image's grid on the network's: the class whose mask, brought there linearly, is
+    largest; of equal ones the first."""
+    matrix = ready.grid.index_in(grid.reoriented(ready.turn))
+    lerps = [
+        Lerp.at(np.round(matrix[axis, axis] * np.arange(n) + matrix[axis, 3], 6), classes.shape[axis])
+        for axis, n in enumerate(ready.grid.shape)
+    ]
     best: np.ndarray | None = None
-    for index in range(len(manifest.labels)):
-        mask = preprocess(Volume((classes == index)[None].astype(np.float32), image.grid, ("mask",)), how).array[0]
+    for index in np.unique(classes):
+        mask = (classes == index).astype(np.float32)
+        for axis, lerp in enumerate(lerps):
+            mask = lerp.apply(mask, axis)
         if best is None:
-            best, result = mask, np.zeros(mask.shape, np.uint8)
+            best, result = mask, np.full(mask.shape, index, np.uint8)
         else:
             result[mask > best] = index
             np.maximum(best, mask, out=best)

@@ -25,17 +25,14 @@ def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -
 
     Where the settings name no spacing it is the median of the cases, as in nnU-Net's plan.
     """
-    prints = [_fingerprint(case) for case in cases]
-    spacings = np.array([p["spacing"] for p in prints])
-    sizes = np.array([p["size"] for p in prints], float)
-    intensities = np.array([p["intensity"] for p in prints]).transpose(1, 0, 2)  # channel, case, statistic
-    wanted = config.spacing or np.median(spacings, axis=0).round(4).tolist()
-    order = _order(config, np.median(spacings, axis=0), sizes)
+    looks = fingerprint(cases)
+    spacing = looks["spacing"]["median"]
+    wanted = config.spacing or spacing
+    order = _order(config, spacing, looks["size"]["median"])
     rules = {rule.channel: rule for rule in config.normalization}
     if rules and (odd := sorted(set(dataset.channels) ^ set(rules))):
         raise DatasetError(f"The setting normalization and the dataset differ in the channel '{odd[0]}'.")
     axes = {"axes": order} if order != [0, 1, 2] else {}
-    names = ("mean", "std", "p00_5", "p50", "p99_5")
     raw: dict[str, Any] = {
         "manifest_version": "1.0",
         "name": "draft",
@@ -58,20 +55,30 @@ def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -
         "licence": {"name": str(dataset.raw.get("licence", "unknown")), "clinical_use": False},
         "intended_use": "",
         "training_data": {"name": dataset.name, "cases": len(cases)},
-        "fingerprint": {
-            "spacing": _range(spacings),
-            "size": _range(sizes),
-            "size_mm": _range(spacings * sizes),
-            "unplaced": round(float(np.mean([p["unplaced"] for p in prints])), 4),
-            "intensity": [
-                dict(zip(names, np.median(c, axis=0).round(4).tolist(), strict=True))
-                | {"cases": summary([p["statistics"][n] for p in prints])}
-                for n, c in enumerate(intensities)
-            ],
-        },
+        "fingerprint": looks,
         "files": {},
     }
     return Manifest.from_dict(raw)
+
+
+def fingerprint(cases: Sequence[Case]) -> dict[str, Any]:
+    """A manifest's ``fingerprint``: spacing, size and intensities of the cases' images, turned to :data:`ORIENTATION`."""
+    prints = [_fingerprint(case) for case in cases]
+    spacings = np.array([p["spacing"] for p in prints])
+    sizes = np.array([p["size"] for p in prints], float)
+    intensities = np.array([p["intensity"] for p in prints]).transpose(1, 0, 2)  # channel, case, statistic
+    names = ("mean", "std", "p00_5", "p50", "p99_5")
+    return {
+        "spacing": _range(spacings),
+        "size": _range(sizes),
+        "size_mm": _range(spacings * sizes),
+        "unplaced": round(float(np.mean([p["unplaced"] for p in prints])), 4),
+        "intensity": [
+            dict(zip(names, np.median(c, axis=0).round(4).tolist(), strict=True))
+            | {"cases": summary([p["statistics"][n] for p in prints])}
+            for n, c in enumerate(intensities)
+        ],
+    }
 
 
 def _window(config: FitConfig) -> dict[str, Any]:
@@ -100,13 +107,12 @@ def _scale(rule: Normalization | None) -> dict[str, Any]:
     return {"method": "minmax" if rule.method == "rescale_to_0_1" else "none"}
 
 
-def _order(config: FitConfig, spacing: np.ndarray, sizes: np.ndarray) -> list[int]:
+def _order(config: FitConfig, spacing: Sequence[float], size: Sequence[float]) -> list[int]:
     """The axes of the network: for 2D networks the slice axis first, that of the widest spacing, then of the fewest voxels."""
     if config.dimensions == 3:
         return [0, 1, 2]
-    few = np.median(sizes, axis=0)
     first = "ijk".index(config.slice_axis) if config.slice_axis else -1
-    first = first if first >= 0 else max(range(3), key=lambda axis: (round(float(spacing[axis]), 3), -few[axis]))
+    first = first if first >= 0 else max(range(3), key=lambda axis: (round(spacing[axis], 3), -size[axis]))
     return [first, *(axis for axis in range(3) if axis != first)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import FitConfig
+from .config import FEW, FitConfig
 from .network import KINDS
 
 LOSSES = {
@@ -26,6 +26,14 @@ AUGMENTATIONS = {
     "(0.75 to 1.25), contrast p 0.15 (0.75 to 1.25), low resolution p 0.25 (0.5 to 1, each channel p 0.5), gamma of the "
     "inverted image p 0.1 and gamma p 0.3 (0.7 to 1.5), mirroring of every axis p 0.5; cut from a larger crop",
 }
+TUNING = """## Defaults with `--from`
+
+A run that starts from a model takes network, patch, spacing, normalisation and labels from it, mirrors only the axes along
+which the model may be mirrored, and has these defaults, which suit few cases. Every one of them can be set as usual.
+
+| setting | with `--from` | otherwise |
+|---|---|---|
+"""
 HEAD = """# Settings of `unetsegment-train fit`
 
 Written by `unetsegment-train settings > docs/configuration.md` from the settings' own descriptions; a test keeps it current.
@@ -66,6 +74,10 @@ def page() -> str:
             for name, field in rows
         )
         parts[-1] += "\n"
+    few = "\n".join(
+        f"| `{name}` | {_code(value)} | {_code(fields[name].get('default'))} |" for name, value in FEW.items()
+    )
+    parts.append(TUNING + few + "\n")
     parts.append(_networks())
     parts.append(_table("Losses", "loss", LOSSES))
     parts.append(_table("Augmentation presets", "augmentation", AUGMENTATIONS))
@@ -111,7 +123,7 @@ def _one(field: dict[str, Any]) -> str:
         inner = field.get("items", {}).get("type", "number")
         if "$ref" in field.get("items", {}):
             return "tables"
-        return "rows of numbers" if inner == "array" else "numbers"
+        return {"array": "rows of numbers", "string": "texts"}.get(inner, "numbers")
     kind = {"integer": "integer", "number": "number", "boolean": "true, false"}.get(str(field.get("type")), "")
     low, high = field.get("minimum", field.get("exclusiveMinimum")), field.get("maximum", field.get("exclusiveMaximum"))
     more = "> " if "exclusiveMinimum" in field else ">= "

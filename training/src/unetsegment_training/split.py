@@ -19,19 +19,23 @@ def five_folds(names: Sequence[str], folds: int = 5) -> list[dict[str, list[str]
     """``[{"train": [...], "val": [...]}, ...]``: shuffled k-fold cross-validation over sorted case names."""
     names = sorted(names)
     if len(names) < folds:
-        raise DatasetError(f"{folds} folds need at least {folds} cases; the dataset has {len(names)}.")
+        raise DatasetError(
+            f"{folds} folds need at least {folds} cases; the dataset has {len(names)}. Train on all of them with --fold -1."
+        )
     parts = KFold(folds, shuffle=True, random_state=SEED).split(names)
     return [{"train": [names[i] for i in train], "val": [names[i] for i in val]} for train, val in parts]
 
 
-def stored_split(path: Path, names: Sequence[str]) -> list[dict[str, list[str]]]:
-    """The split in ``path``, made and written there the first time.
+def stored_split(path: Path, names: Sequence[str], fold: int = 0) -> list[dict[str, list[str]]]:
+    """The split in ``path``, made and written there the first time; all cases train where they are few and ``fold`` is -1.
 
     Raises:
         DatasetError: The stored split names other cases than the dataset has now.
     """
     if not path.exists():
-        replace_text(path, json.dumps(five_folds(names), indent=1))
+        few = fold < 0 and len(names) < 5
+        made = [{"train": sorted(names), "val": []}] if few else five_folds(names)
+        replace_text(path, json.dumps(made, indent=1))
     split = json.loads(path.read_text("utf-8"))
     stored = {name for fold in split for part in fold.values() for name in part}
     if stored != set(names):
