@@ -161,7 +161,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             cancel: Asked as often; True stops the work.
             show3D: Also make the surfaces.
             mode: ``auto``, ``parity`` or ``fast``.
-            mirror: Average mirrored copies; by default where the mode is ``parity`` and the model allows it.
+            mirror: Average mirrored copies; by default where the mode is ``parity`` and the model is one of nnU-Net's.
             region: vtkMRMLMarkupsROINode to segment the inside of; the whole volume by default.
             keep: Label values of the structures to write; all by default.
             folds: Which networks of a model with several are averaged: ``all``, ``first``, or names like ``0,2``.

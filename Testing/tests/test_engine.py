@@ -167,6 +167,8 @@ def test_mirroring_follows_mode_and_model(folds, tmp_path):
     fast = Configuration.of(folds.manifest, "fast")
     assert fast.mirror_axes == () and fast.overlap == 0.2
     plain = package.load(packages.threshold_package(tmp_path / "plain")).manifest
+    monai = package.Manifest.from_dict(folds.manifest.raw | {"inference": WINDOW | {"mirror_axes": [0]}})
+    assert Configuration.of(monai, "parity").mirror_axes == ()  # MONAI's bundles do not mirror
     with pytest.raises(BackendError, match="not trained with mirrored"):
         Configuration.of(plain, "parity", mirror=True)
     with pytest.raises(BackendError, match="Mode 'best' is not known"):

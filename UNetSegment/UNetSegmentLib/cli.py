@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--mirror",
         action=argparse.BooleanOptionalAction,
-        help="average mirrored copies (default: in mode parity, where the model allows it)",
+        help="average mirrored copies (default: in mode parity, for nnU-Net's models)",
     )
     segment.add_argument(
         "--folds",

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from ..errors import Cancelled, UNetSegmentError
 from .errand import Errand
 
-POLL_MS = 100
+POLL_MS = 30
 
 
 class Catalogs:

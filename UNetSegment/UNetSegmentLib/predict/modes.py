@@ -46,7 +46,7 @@ class Configuration:
                 f"Model '{manifest.title}' was not trained with mirrored images, so mirroring would spoil its answer; "
                 "run it without."
             )
-        mirrored = mirror if mirror is not None else mode == "parity"
+        mirrored = mirror if mirror is not None else mode == "parity" and window.convention == "nnunet"
         overlap = min(window.overlap, FAST_OVERLAP) if mode == "fast" else window.overlap
         bar = FAST_AGREEMENT if mode == "fast" else AGREEMENT
         return cls(mode, overlap, window.mirror_axes if mirrored else (), bar)

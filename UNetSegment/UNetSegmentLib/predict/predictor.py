@@ -70,7 +70,7 @@ class Predictor:
         backend: ``auto``, ``openvino`` or ``torch``.
         threads: Processor threads; all of them by default.
         mode: ``auto``, ``parity`` or ``fast``; see :mod:`modes`.
-        mirror: Average mirrored copies; by default where the mode is ``parity`` and the model allows it.
+        mirror: Average mirrored copies; by default where the mode is ``parity`` and the model is one of nnU-Net's.
         folds: Which of a model's networks are averaged: ``all``, ``first``, or names like ``0,2``. The reference patch
             tells what all of them answer together, so with fewer of them no configuration can be proven.
 

@@ -64,6 +64,15 @@ class Augmenter:
         thin = int(np.argmin(self.patch))
         return thin if len(self.patch) == 3 and max(self.patch) > 3 * self.patch[thin] else None
 
+    @property
+    def mirrored(self) -> tuple[int, ...]:
+        """Axes of the patch that are mirrored half of the time."""
+        if self.preset == "none":
+            return ()
+        if self.mirror is not None:
+            return tuple(sorted(set(self.mirror)))
+        return (0,) if self.preset == "light" else tuple(range(len(self.patch)))
+
     def __call__(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (N, C, *crop) and class indices (N, *crop) to (N, C, *patch), (N, *patch); ``rng`` decides all."""
         grids = [self._grid(x.shape[2:], rng) for _ in x]
@@ -97,8 +106,7 @@ class Augmenter:
         if rng.random() < (0.5 if light else 0.2):
             factor = rng.uniform(0.8, 1.25) if light else rng.uniform(0.7, 1.4)
             matrix = matrix @ np.diag([1.0 if axis == self.slices and not light else factor for axis in range(axes)])
-        mirrored = self.mirror if self.mirror is not None else (0,) if light else tuple(range(axes))
-        signs = [-1.0 if axis in mirrored and rng.random() < 0.5 else 1.0 for axis in range(axes)]
+        signs = [-1.0 if axis in self.mirrored and rng.random() < 0.5 else 1.0 for axis in range(axes)]
         return matrix @ np.diag(signs), rng.uniform(-0.06, 0.06, axes) if light else shift
 
     def _angles(self, rng: np.random.Generator) -> np.ndarray:

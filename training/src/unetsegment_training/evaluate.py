@@ -28,6 +28,7 @@ def evaluate(
     backend: str = "auto",
     run: Path | None = None,
     previous: Path | None = None,
+    mirror: bool = False,
 ) -> list[dict[str, Any]]:
     """Segment every case and compare with the expert.
 
@@ -38,12 +39,13 @@ def evaluate(
         backend: As in :class:`UNetSegmentLib.predict.Predictor`.
         run: Run folder whose learning curves the report shows.
         previous: Folder of an earlier evaluation that the report compares with.
+        mirror: Average mirrored copies.
 
     Returns:
         The summary: an entry per label.
     """
     loaded = package.load(model)
-    predictor = Predictor(loaded, backend=backend)
+    predictor = Predictor(loaded, backend=backend, mirror=mirror)
     rows: list[dict[str, Any]] = []
     pictures: dict[str, str] = {}
     for case in track(cases, "evaluate", disable=None):
@@ -67,7 +69,7 @@ def evaluate(
     (output / "summary.json").write_text(json.dumps(summary, indent=1), "utf-8")
     differences = compare(previous, output)[0] if previous is not None else []
     manifest = loaded.manifest
-    lead = f"Version {manifest.version}, {len(cases)} cases, backend {predictor.place.backend}."
+    lead = f"Version {manifest.version}, {len(cases)} cases, backend {predictor.place.backend}{', mirrored' * mirror}."
     write_report(
         output / "report.html", manifest.title, lead, rows, summary, pictures, run, str(previous or ""), differences
     )

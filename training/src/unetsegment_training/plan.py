@@ -9,6 +9,7 @@ import numpy as np
 from UNetSegmentLib.package import Manifest
 from UNetSegmentLib.predict.appearance import Appearance, summary
 
+from .augment import Augmenter
 from .dataset import Case, Dataset, DatasetError
 from .network import manifest_entry
 
@@ -83,17 +84,18 @@ def fingerprint(cases: Sequence[Case]) -> dict[str, Any]:
 
 def _window(config: FitConfig) -> dict[str, Any]:
     """Patches of the packed network. One that was trained without padding runs padded, its patches rounded up to 16;
-    they overlap by the margin that padding spoils."""
+    they overlap by the margin that padding spoils. Axes that training mirrored may be mirrored when it is asked for."""
     patch, overlap = list(config.patch), 0.5
     if config.valid:
         overlap = round(1 - min(a / p for a, p in zip(config.answer, config.patch, strict=True)), 4)
         patch = [-(-n // 16) * 16 for n in patch]
+    mirrored = [axis + (config.dimensions == 2) for axis in Augmenter.of(config).mirrored]
     return {
         "patch_size": [1] * (config.dimensions == 2) + patch,
         "overlap": min(overlap, 0.75),
         "blending": "gaussian",
         "sigma_scale": 0.125,
-    }
+    } | ({"mirror_axes": mirrored} if mirrored else {})
 
 
 def _scale(rule: Normalization | None) -> dict[str, Any]:
