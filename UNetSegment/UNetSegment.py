@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Optional
 
+import qt
 import slicer
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
@@ -27,6 +28,7 @@ from UNetSegmentLib.volume import LabelMap
 from UNetSegmentLib.worker import Worker
 
 DEFAULT_MODEL = "hippocampus-mr-t1"
+POLL_MS = 30
 SAMPLE = "hippocampus/hippocampus_084_image.nii.gz"
 
 
@@ -129,6 +131,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         self._engine = engine
         self._worker = worker
         self._polling = False
+        self._timer = None
         self._ready = (None, None)
         self.lastResult = None
 
@@ -212,7 +215,8 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         everyFrame: bool = False,
         folds: str = "all",
     ):
-        """Segment in the worker; returns at once. Call :meth:`poll` some thirty times a second until it is finished.
+        """Segment in the worker; returns at once. What is reported comes while Slicer waits for events, through a timer; a
+        script that gives it no time to wait calls :meth:`poll` some thirty times a second until it is finished.
 
         Args:
             inputVolume: As for :meth:`process`, like the other arguments that have the same name there.
@@ -236,8 +240,11 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             options["region"] = scene.region_box(region, nodes[0])
         told = {"on_progress": onProgress, "on_done": onDone, "on_error": onError, "on_warnings": onWarnings}
         if everyFrame:
-            return scene.FrameRun(self.worker(), loaded, nodes, options, show3D, keep=keep, **told)
-        return scene.Run(self.worker(), loaded, nodes, outputSegmentation, options, show3D, keep=keep, **told)
+            run = scene.FrameRun(self.worker(), loaded, nodes, options, show3D, keep=keep, **told)
+        else:
+            run = scene.Run(self.worker(), loaded, nodes, outputSegmentation, options, show3D, keep=keep, **told)
+        self.watch()
+        return run
 
     def frames(self, volume) -> int:
         """How many frames the sequence has that a volume shows; 1 for a volume like any other."""
@@ -257,6 +264,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             self.worker().load(str(package.load(model).root), self._asked(device, mode, mirror, folds), on_done=onDone)
         except UNetSegmentError as error:
             logging.info("UNetSegment: %s", error)
+        self.watch()
 
     def check(self, inputVolume, model: str = DEFAULT_MODEL) -> list:
         """What looks wrong about volumes before they are segmented, as :class:`InputWarning` list; takes hundredths of a
@@ -273,6 +281,20 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         if self._worker is None:
             self._worker = Worker([shutil.which("PythonSlicer") or sys.executable])
         return self._worker
+
+    def watch(self) -> None:
+        """Poll by a timer for as long as the worker has something to do."""
+        if self._timer is None:
+            self._timer = qt.QTimer()
+            self._timer.setInterval(POLL_MS)
+            self._timer.connect("timeout()", self.onTimer)
+        self._timer.start()
+
+    def onTimer(self) -> None:
+        """Take what the worker reports; asleep while there is nothing to wait for."""
+        self.poll()
+        if not self.isBusy():
+            self._timer.stop()
 
     def poll(self) -> None:
         """Call what waits for the worker's reports; does nothing when called from within one of them."""
@@ -305,6 +327,8 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
 
     def stop(self) -> None:
         """End the worker."""
+        if self._timer is not None:
+            self._timer.stop()
         if self._worker is not None:
             self._worker.stop()
 

@@ -180,7 +180,7 @@ class PanelCase(unittest.TestCase):
         """Let the worker work until the panel has nothing under way."""
         end = time.monotonic() + seconds
         while self.panel._run is not None and time.monotonic() < end:
-            self.panel.onTimer()
+            self.panel.logic.onTimer()
             slicer.app.processEvents()
             time.sleep(0.002)
         self.assertIsNone(self.panel._run)

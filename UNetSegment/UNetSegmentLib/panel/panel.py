@@ -23,7 +23,6 @@ from .paper import Paper
 from .selftest import SelfTest
 
 DEVICE_SETTING = "UNetSegment/Device"
-POLL_MS = 30
 
 
 class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -37,10 +36,10 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNodeGuiTag: Any = None
         self._run: Any = None
         self._cancel = False
+        self._advice: Any = None
         self._began = 0.0
         self._asked: Any = None
         self._ran: Any = None
-        self._timer: Any = None
         self._under: Any = None
         self._paper = Paper()
         self.model = ChosenModel(self)
@@ -64,8 +63,6 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         binding.fill(self.ui)
         device = slicer.util.settingsValue(DEVICE_SETTING, "auto")
         self.ui.deviceSelector.setCurrentIndex(max(self.ui.deviceSelector.findData(device), 0))
-        self._timer = qt.QTimer()
-        self._timer.interval = POLL_MS
         self._checklist = Checklist(self.ui, self.onStructures)
         self._selfTest = SelfTest(self)
         self._advice = Advice(self)
@@ -78,7 +75,6 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self.onRegionAdded)
         self.ui.checkupButton.connect("clicked(bool)", self._selfTest.onButton)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
-        self._timer.connect("timeout()", self.onTimer)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.initializeParameterNode()
@@ -86,8 +82,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """Called when the application closes or the module is reloaded."""
         self._cancelRun()
-        if self._timer is not None:
-            self._timer.stop()
+        if self._advice is not None:
             self._advice.stop()
         self.model.close()
         self._paper.close()
@@ -230,12 +225,6 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             node.SetCenter([(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
             node.SetSize([high - low for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
 
-    def onTimer(self) -> None:
-        """Take what the worker reports; asleep while there is nothing to wait for."""
-        self.logic.poll()
-        if not self.logic.isBusy():
-            self._timer.stop()
-
     def onApplyButton(self, checked: bool = False) -> None:
         """Apply, or while it runs, Cancel."""
         if self._run is not None:
@@ -277,7 +266,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.say(words)
         self.ui.progressBar.setValue(0)
         self.ui.progressBar.visible = True
-        self._timer.start()
+        self.logic.watch()
         self.refresh()
 
     def say(self, words: str) -> None:
@@ -366,7 +355,6 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._asked, self._ran = asked, None
         self.logic.warm(self.model.name, onDone=ready, **self.options())
-        self._timer.start()
 
     def _cancelRun(self) -> None:
         self._cancel = True

@@ -135,7 +135,9 @@ def evaluate(
     fold: Annotated[int, typer.Option(help="which fold of that run")] = 0,
     previous: Annotated[Optional[Path], typer.Option(help="earlier evaluation to compare with in the report")] = None,
     backend: Annotated[str, typer.Option(help="auto, openvino or torch")] = "auto",
-    mirror: Annotated[bool, typer.Option("--mirror", help="average mirrored copies, as the panel's switch does")] = False,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="average mirrored copies, as the panel's switch does")
+    ] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Measure a model with the predictor that runs in Slicer: a report, and metrics per case and label as CSV and JSON."""
