@@ -22,7 +22,7 @@ from UNetSegmentLib import io, package, scene
 from UNetSegmentLib.errors import InputError, UNetSegmentError
 from UNetSegmentLib.panel import hierarchy
 from UNetSegmentLib.panel.panel import Panel
-from UNetSegmentLib.predict import gather, sanity
+from UNetSegmentLib.predict import forecast, gather, sanity, speeds
 from UNetSegmentLib.predict.predictor import Predictor
 from UNetSegmentLib.volume import LabelMap
 from UNetSegmentLib.worker import Worker
@@ -275,6 +275,33 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             return sanity.check([scene.world_volume(node) for node in nodes], manifest)
         except UNetSegmentError as error:
             return [sanity.InputWarning("", "refused", str(error))]
+
+    def expectedSeconds(
+        self,
+        inputVolume=None,
+        model: str = DEFAULT_MODEL,
+        device: str = "auto",
+        mode: str = "auto",
+        mirror: Optional[bool] = None,
+        folds: str = "all",
+        region=None,
+        ran=None,
+    ) -> Optional[float]:
+        """How long a run in the worker will take, foretold from what was measured on this computer; None where nothing was,
+        or where there would be no run. Without a volume: for an image as large as those that the model was trained on.
+
+        The arguments are those of :meth:`process`; ``ran`` tells what it would run on, where that is known."""
+        nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
+        try:
+            manifest = package.load(model).manifest
+            known = nodes and nodes[0] is not None
+            grid = scene.world_volume(nodes[0]).grid if known else forecast.usual_grid(manifest)
+            if grid is None:
+                return None
+            box = scene.region_box(region, nodes[0]) if known and region is not None else None
+            return speeds.expected(manifest, self._asked(device, mode, mirror, folds), grid, box, ran)
+        except UNetSegmentError:
+            return None
 
     def worker(self) -> Worker:
         """The process that runs models; it starts with the first request."""

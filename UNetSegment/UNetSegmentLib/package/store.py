@@ -2,8 +2,8 @@
 
 ``models/NAME`` holds a model, ``records/NAME.json`` where it came from and the hashes of its files, ``trust`` the
 hashes of downloads for which none is published. ``converted`` and ``compiled`` are what the loader and a backend made
-of models, ``downloads`` and ``staging`` work that is not finished: these can be made again. Nothing says where the
-folder is, so that it can be copied to another computer.
+of models, ``speeds`` how fast they ran, ``downloads`` and ``staging`` work that is not finished: these can be made
+again. Nothing says where the folder is, so that it can be copied to another computer.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def remove_all() -> int:
     Raises:
         OutputError: Something cannot be deleted.
     """
-    names = ("models", "records", "converted", "compiled", "downloads", "staging")
+    names = ("models", "records", "converted", "compiled", "downloads", "speeds", "staging")
     parts = [cache_folder() / name for name in names]
     freed = records.size(*parts)
     for folder in parts:

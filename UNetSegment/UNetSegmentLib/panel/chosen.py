@@ -88,7 +88,7 @@ class ChosenModel:
         """Open the window with all models."""
         if self.chooser is None:
             ui_file = self._panel.resourcePath("UI/ModelChooser.ui")
-            self.chooser = ModelChooser(ui_file, self.onChanged, self.onChosen)
+            self.chooser = ModelChooser(ui_file, self.onChanged, self.onChosen, self._panel.expected.of_model)
         self.chooser.show(self.name)
 
     def onChosen(self, name: str) -> None:

@@ -28,10 +28,17 @@ class ModelChooser:
         changed: Called with the name of a model that was added, or None after a deletion: the models on this computer
             are others now.
         chosen: Called with the name of the model that is to be used.
+        expected: Asked with the name of an installed model how long it will take here, in words.
     """
 
-    def __init__(self, ui_file: str, changed: Callable[[str | None], None], chosen: Callable[[str], None]) -> None:
-        self._changed, self._chosen = changed, chosen
+    def __init__(
+        self,
+        ui_file: str,
+        changed: Callable[[str | None], None],
+        chosen: Callable[[str], None],
+        expected: Callable[[str], str],
+    ) -> None:
+        self._changed, self._chosen, self._expected = changed, chosen, expected
         self._items: list[shelf.Item] = []
         self._errand: Errand | None = None
         self._asked: tuple[str, str] = ("", "")
@@ -141,7 +148,8 @@ class ModelChooser:
         self._asked = ("", "")
         self._say("")
         item = self.item()
-        self.ui.cardBrowser.setHtml(shelf.card(item, _) if item else _nothing())
+        expected = self._expected(item.name) if item and item.manifest else ""
+        self.ui.cardBrowser.setHtml(shelf.card(item, _, expected) if item else _nothing())
         self._buttons()
 
     def onDoubleClick(self, line: Any, column: int) -> None:

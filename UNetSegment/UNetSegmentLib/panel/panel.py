@@ -19,6 +19,7 @@ from . import binding, cards, dependencies, outcome, state, structures
 from .advice import Advice
 from .checklist import Checklist
 from .chosen import ChosenModel
+from .expected import Expected
 from .paper import Paper
 from .selftest import SelfTest
 
@@ -66,6 +67,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._checklist = Checklist(self.ui, self.onStructures)
         self._selfTest = SelfTest(self)
         self._advice = Advice(self)
+        self.expected = Expected(self)
         self._cards = cards.Cards(self.ui.cardsPanel.layout(), self.onLog)
         self.ui.modelSelector.connect("currentIndexChanged(int)", self.onModelChanged)
         self.ui.modelsButton.connect("clicked(bool)", self.model.onButton)
@@ -146,6 +148,18 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self._parameterNode.region
 
     @property
+    def ran(self) -> Any:
+        """What a run with the present options uses, as the worker told; None where it did not yet."""
+        return self._ran if self._asked == self._how() else None
+
+    def _how(self) -> tuple:
+        return (self.model.name, *self.options().values())
+
+    def frames(self) -> int:
+        """How many images a run segments: one, or every frame of a sequence."""
+        return self.logic.frames(self.inputs()[0]) if self._parameterNode.everyFrame else 1
+
+    @property
     def isRunning(self) -> bool:
         """Whether something is under way."""
         return self._run is not None
@@ -165,7 +179,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         names = [node.GetName() if node else None for node in self.inputs()]
         region = self._parameterNode.region
         where = _("region {name}").format(name=region.GetName()) if region else ""
-        words = [state.ran_line(self._ran) or self.ui.deviceSelector.currentText, where]
+        words = [state.plan_line(self.ran, self.ui.deviceSelector.currentText, self.expected.words(), _), where]
         view = state.view(
             *(manifest, names, self._run is not None, self.model.problem, " · ".join(filter(None, words)), _),
             kept=self._kept(),
@@ -242,6 +256,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.installHint.visible = False
             parameters, volume = self._parameterNode, self.inputs()[0]
             self._under = (parameters, volume, self.model.title)
+            self._asked, self._ran = self._how(), self.ran
             self._run = self.logic.start(
                 self.inputs(),
                 parameters.outputSegmentation,
@@ -249,7 +264,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 show3D=parameters.show3D,
                 region=parameters.region,
                 keep=self._kept(),
-                everyFrame=parameters.everyFrame and self.logic.frames(volume) > 1,
+                everyFrame=self.frames() > 1,
                 onProgress=self.onProgress,
                 onWarnings=self.onWarnings,
                 onDone=self.onDone,
@@ -296,6 +311,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             *(time.strftime("%H:%M"), _),
         )
         self._ran = dict(result.provenance)
+        self.expected.forget()
         self._cards.add(card, result.node, volume, self._ran)
         self.say("")
         self.end()
@@ -348,9 +364,10 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         def ready(result: dict) -> None:
             self._ran = result["ran"]
+            self.expected.forget()
             self.refresh()
 
-        asked = (self.model.name, *self.options().values())
+        asked = self._how()
         if asked == self._asked and self.logic.worker().is_alive:
             return
         self._asked, self._ran = asked, None

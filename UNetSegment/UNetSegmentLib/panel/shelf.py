@@ -139,9 +139,15 @@ def _offered(entry: Entry) -> Item:
     )
 
 
-def card(item: Item, tr: Translate = lambda text: text) -> str:
-    """All about one model, as HTML without colours of its own: it is read on dark and on light windows."""
-    rows = [(what, text) for what, text in _facts(item, tr) if text]
+def card(item: Item, tr: Translate = lambda text: text, expected: str = "") -> str:
+    """All about one model, as HTML without colours of its own: it is read on dark and on light windows.
+
+    Args:
+        item: The model.
+        tr: Translates a text.
+        expected: How long it will take on this computer, in words.
+    """
+    rows = [(what, text) for what, text in _facts(item, tr, expected) if text]
     lines = [f"<h3>{escape(item.title)}</h3>"]
     task = item.entry.task if item.entry else item.manifest.description if item.manifest else ""
     lines.append(f"<p>{escape(task)}</p>" if task else "")
@@ -186,7 +192,7 @@ def proof(entry: Entry, tr: Translate = lambda text: text) -> str:
     )
 
 
-def _facts(item: Item, tr: Translate) -> list[tuple[str, str]]:
+def _facts(item: Item, tr: Translate, expected: str) -> list[tuple[str, str]]:
     """Label and HTML of each row of a card."""
     entry, manifest = item.entry, item.manifest
     if manifest is not None:
@@ -211,6 +217,8 @@ def _facts(item: Item, tr: Translate) -> list[tuple[str, str]]:
         (tr("Clinical use"), uses[terms.get("clinical_use")] if terms else ""),
         (tr("Commercial use"), uses[terms.get("commercial_use")] if terms else ""),
         (tr("Measured"), escape(_dice(item, tr))),
+        (tr("Expected time here"), escape(expected)),
+        (tr("Time elsewhere"), escape(_seconds(entry, tr)) if entry is not None else ""),
         (tr("Size"), escape(item.size_words() or tr("not known"))),
         (tr("Source"), _link(item.origin)),
         (tr("Home page"), _link(entry.raw.get("homepage", "")) if entry is not None else ""),
@@ -235,6 +243,17 @@ def _dice(item: Item, tr: Translate) -> str:
         return tr("not told")
     words = ", ".join(f"{name} {value:.2f}" for name, value in measured[:6] if name)
     return tr("Dice {values}").format(values=words) + (f" ({source})" if source else "")
+
+
+def _seconds(entry: Entry, tr: Translate) -> str:
+    """What its publisher measured: ``20 s on CPU, 3 s on GPU (8 cores; RTX 4090; 512 x 512 x 300)``."""
+    seconds = entry.raw.get("seconds", {})
+    parts = [
+        tr("{seconds:g} s on {device}").format(seconds=seconds[device], device=device.upper())
+        for device in ("cpu", "gpu")
+        if device in seconds
+    ]
+    return f"{', '.join(parts)} ({seconds['on']})" if parts else ""
 
 
 def _licence(terms: dict[str, Any]) -> str:

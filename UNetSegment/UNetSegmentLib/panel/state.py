@@ -176,12 +176,29 @@ def _warned(
     return tuple(rows_)
 
 
-def ran_line(ran: Mapping[str, str] | None) -> str:
-    """What a run uses, and whether it was proven: ``CPU bf16, proven on this computer``."""
-    if not ran:
-        return ""
-    proven = ", proven on this computer" if ran.get("reference_dice") else ""
-    return where(ran) + proven
+def plan_line(
+    ran: Mapping[str, str] | None, chosen: str, expected: str, tr: Callable[[str], str] = lambda text: text
+) -> str:
+    """What a run will use, whether that was proven, and how long it will take.
+
+    ``CPU (16-bit, proven on this computer), about 20 s``; where nothing is known of it yet, the device that is chosen.
+    """
+    if ran:
+        bits = {"bf16": tr("16-bit"), "fp16": tr("16-bit"), "fp32": tr("32-bit")}.get(ran.get("precision", ""), "")
+        words = ", ".join(filter(None, [bits, tr("proven on this computer") if ran.get("reference_dice") else ""]))
+        chosen = ran.get("device", "").upper() + (f" ({words})" if words else "")
+    return ", ".join(filter(None, [chosen, expected]))
+
+
+def about(seconds: float, tr: Callable[[str], str] = lambda text: text) -> str:
+    """A forecast in words, as exact as it is: ``about 3 s``, ``about 40 s``, ``about 4 min``, ``about 2 h``."""
+    if seconds < 10:
+        return tr("about {count} s").format(count=max(round(seconds), 1))
+    if seconds < 57.5:
+        return tr("about {count} s").format(count=5 * round(seconds / 5))
+    if seconds < 3570:
+        return tr("about {count} min").format(count=round(seconds / 60))
+    return tr("about {count} h").format(count=f"{round(seconds / 1800) / 2:g}")
 
 
 def log_text(ran: Mapping[str, str] | None, lines: Sequence[str]) -> str:

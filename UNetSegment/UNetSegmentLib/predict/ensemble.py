@@ -31,6 +31,11 @@ def chosen_folds(names: Sequence[str], asked: str = "all") -> tuple[int, ...]:
     return tuple(number for number, name in enumerate(names) if name in wanted)
 
 
+def flips(mirror_axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """The axes 0..2 to flip for each copy of a patch: all combinations, none of them first."""
+    return [axes for count in range(len(mirror_axes) + 1) for axes in itertools.combinations(mirror_axes, count)]
+
+
 class Ensemble:
     """The mean answer of every member to every mirrored copy of a patch.
 
@@ -44,11 +49,7 @@ class Ensemble:
 
     def __init__(self, members: Sequence[Backend], mirror_axes: Sequence[int] = ()) -> None:
         self.members = list(members)
-        self.flips = [
-            tuple(axis + 2 for axis in axes)
-            for count in range(len(mirror_axes) + 1)
-            for axes in itertools.combinations(mirror_axes, count)
-        ]
+        self.flips = [tuple(axis + 2 for axis in axes) for axes in flips(mirror_axes)]
 
     @property
     def runs(self) -> int:

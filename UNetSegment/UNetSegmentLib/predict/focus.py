@@ -58,3 +58,10 @@ def wanted(
         return mask is None or bool(mask[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].any())
 
     return test
+
+
+def count(tiling: Tiling, test: Callable[[int, int, int], bool] | None) -> int:
+    """How many patches are computed where :func:`wanted` gave ``test``."""
+    if test is None:
+        return tiling.count
+    return sum(test(i, *place) for i in tiling.starts[0] for place in tiling.in_plane())

@@ -95,6 +95,7 @@ class Predictor:
         self.place = backends.choose(package, device, backend, threads)
         self.notes: list[str] = []
         self.agreement: float | None = None
+        self.proof_seconds: float | None = None
         self._decision = Decision.of(package.manifest)
         self._members = self._prove()
 
@@ -142,14 +143,11 @@ class Predictor:
         threads = passes.count(self.place.threads)
         image, order = preprocess(volume, manifest, "body" if crop_to_body else None, threads).slices_first()
         window = manifest.inference
-        edge, patch = window.padding == "edge", tuple(window.patch_size[axis] for axis in order)
-        tiling = Tiling.cover(image.grid.shape, patch, chosen.overlap, window.convention, edge)
+        tiling = Tiling.of(image.grid.shape, window, chosen.overlap, order)
         box = focus.source_box(image, region, volume.grid.shape) if region is not None else None
         wanted = focus.wanted(image, tiling, box, skip_background)
-        count = (
-            tiling.count if wanted is None else sum(wanted(i, *p) for i in tiling.starts[0] for p in tiling.in_plane())
-        )
-        done = 0
+        count = focus.count(tiling, wanted)
+        done, network = 0, 0.0
 
         def tick() -> None:
             message = f"Patch {min(done + 1, count)} of {count}"
@@ -158,9 +156,11 @@ class Predictor:
         ladder = self._ladder(tick)
 
         def run(patches: np.ndarray, relieve: Callable[[], bool]) -> Any:
-            nonlocal done
+            nonlocal done, network
+            start = time.perf_counter()
             answers = ladder(patches.transpose(0, 1, *(2 + order.index(axis) for axis in range(3))), relieve)
             done += len(patches)
+            network += time.perf_counter() - start
             back = (0, 1, *(2 + axis for axis in order))
             return answers.transpose(back) if isinstance(answers, np.ndarray) else answers.permute(back)
 
@@ -207,7 +207,7 @@ class Predictor:
         notes = (
             self.notes + ladder.notes + ([f"{tiling.count - count} of {tiling.count} patches skipped"] if asked else [])
         )
-        provenance = self._provenance({"patches": count, **asked}, notes, seconds)
+        provenance = self._provenance({"patches": count, **asked}, notes, seconds, network)
         if warnings:
             provenance["warnings"] = json.dumps([warning.to_dict() for warning in warnings], ensure_ascii=False)
         kept = collector.result(image.grid, manifest.outputs) if collector is not None else None
@@ -296,7 +296,9 @@ class Predictor:
 
     def _agreement(self, members: list[Backend], patch: np.ndarray, expected: np.ndarray) -> float:
         """Lowest Dice per label against the expected labels."""
+        began = time.perf_counter()
         answer = Ensemble(members).run(patch[None], lambda: None)[0]
+        self.proof_seconds = (time.perf_counter() - began) / len(members)
         answer = answer if isinstance(answer, np.ndarray) else answer.cpu().numpy()
         if (head := members[0].head) is not None:
             answer = (head.weight @ answer.reshape(len(answer), -1) + head.bias[:, None]).reshape(-1, *answer.shape[1:])
@@ -304,7 +306,7 @@ class Predictor:
         labels = plain.table[plain.winners(answer)]
         return min(dice(labels == value, expected == value) for value in plain.table)
 
-    def _provenance(self, counts: dict[str, Any], notes: list[str], seconds: float) -> dict[str, str]:
+    def _provenance(self, counts: dict[str, Any], notes: list[str], seconds: float, network: float) -> dict[str, str]:
         manifest, first, chosen = self.package.manifest, self._members[0], self.configuration
         versions: dict[str, Any] = {"unetsegment": __version__, "python": platform.python_version()}
         versions |= {"numpy": np.__version__, **first.versions}
@@ -325,6 +327,7 @@ class Predictor:
             "notes": " ".join(notes),
             "software": json.dumps(versions),
             "seconds": f"{seconds:.2f}",
+            "network_seconds": f"{network:.3f}",
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
 

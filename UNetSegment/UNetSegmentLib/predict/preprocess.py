@@ -113,6 +113,16 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None, thre
     return NetworkImage(array, grid, source, back, turn, box)
 
 
+def layout(grid: Grid, manifest: Manifest) -> NetworkImage:
+    """Where an image on ``grid`` lies for the network, as :func:`preprocess` has it, without its voxels and uncropped."""
+    turn = _turn(grid, manifest.preprocessing)
+    source = grid.reoriented(turn)
+    network, _, back, _ = _grids(source, manifest.preprocessing)
+    box = tuple(slice(0, n) for n in source.shape)
+    nothing = np.broadcast_to(np.float32(0), (len(manifest.channels), *network.shape))
+    return NetworkImage(nothing, network, source, back, turn, box)  # type: ignore[arg-type]
+
+
 def normalized(image: np.ndarray, how: Normalization, inside: np.ndarray | None = None) -> np.ndarray:
     """A channel (I, J, K) float32 with its intensities normalised, in place; see :class:`Normalization` for the methods.
 

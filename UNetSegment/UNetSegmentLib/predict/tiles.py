@@ -50,6 +50,12 @@ class Tiling:
         starts = tuple(place(m, p, overlap) for m, p in zip(padded, patch, strict=True))
         return cls(tuple(shape), tuple(patch), before, padded, starts, edge)  # type: ignore[arg-type]
 
+    @classmethod
+    def of(cls, shape: Sequence[int], inference: Inference, overlap: float, order: Sequence[int]) -> Tiling:
+        """Cover ``shape``, whose axes are those of the model's patches in ``order``, as a model has it."""
+        patch = [inference.patch_size[axis] for axis in order]
+        return cls.cover(shape, patch, overlap, inference.convention, inference.padding == "edge")
+
     @property
     def count(self) -> int:
         """Number of patches."""

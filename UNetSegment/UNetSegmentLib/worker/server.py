@@ -18,7 +18,7 @@ import numpy as np
 from .. import package
 from ..errors import Cancelled, InputError, UNetSegmentError
 from ..package import Package
-from ..predict import Predictor, Progress, Slab, gather, passes
+from ..predict import Predictor, Progress, Slab, forecast, gather, passes, speeds
 from ..predict.sanity import check
 from ..volume import Grid, Volume
 from . import protocol
@@ -116,7 +116,9 @@ class Server:
         if key not in self._warm:
             while len(self._warm) >= WARM:
                 self._warm.popitem(last=False)
-            self._warm[key] = Predictor(model, **known)
+            self._warm[key] = predictor = Predictor(model, **known)
+            if predictor.proof_seconds is not None:
+                speeds.note_proof(model.manifest, known, predictor.description(), predictor.proof_seconds)
         self._warm.move_to_end(key)
         return self._warm[key]
 
@@ -161,6 +163,7 @@ class Server:
         options = params.get("options", {})
         model = package.load(str(params["model"]))
         predictor = self._predictor(model, options)
+        ready = time.monotonic()
         volumes = [
             Volume(array[None], Grid(array.shape, np.reshape(entry["ijk_to_ras"], (4, 4))), (str(entry["name"]),))
             for array, entry in zip(inputs, params["volumes"], strict=True)
@@ -179,7 +182,24 @@ class Server:
         if model.manifest.postprocessing or table[0]:  # the slabs were not all of it
             passes.transfer(target, array, threads, table)
         counts = passes.counts(array, len(table), threads)
+        if not kept.keys() - {"region"}:  # what else is left out is not known beforehand
+            self._note(model, options, predictor, volume.grid, result.provenance, time.monotonic() - ready)
         return {"provenance": result.provenance, "voxels": {str(v): int(counts[v]) for v in numbering[:, 0]}}
+
+    def _note(
+        self,
+        model: Package,
+        options: dict[str, Any],
+        predictor: Predictor,
+        grid: Grid,
+        ran: dict[str, str],
+        took: float,
+    ) -> None:
+        """Remember how fast this was, for forecasts."""
+        folds, region = options.get("folds", "all"), options.get("region")
+        work = forecast.work(grid, model.manifest, predictor.configuration, folds, region)
+        network = float(ran["network_seconds"])
+        speeds.note_run(model.manifest, options, ran, forecast.Measured(work, network, max(took - network, 0.0)))
 
 
 def main() -> None:
