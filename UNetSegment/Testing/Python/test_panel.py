@@ -17,6 +17,7 @@ from panel_case import BACKEND, CONTROLS, NO_BACKEND, PanelCase, add_sample, mod
 from UNetSegmentLib import package  # noqa: E402
 from UNetSegmentLib.labels import Label  # noqa: E402
 from UNetSegmentLib.panel import advice, dependencies, hierarchy, outcome, structures  # noqa: E402
+from UNetSegmentLib.predict import forecast, speeds  # noqa: E402
 from UNetSegmentLib.predict.sanity import InputWarning, check  # noqa: E402
 from UNetSegmentLib.scene import world_volume  # noqa: E402
 from UNetSegmentLib.worker import Worker  # noqa: E402
@@ -148,6 +149,61 @@ class FirstSightTest(PanelCase):
         dependencies.missing = lambda device: False
         self.panel.enter()
         self.assertTrue(ui.installHint.isHidden())
+
+
+class ForecastTest(PanelCase):
+    RAN = {"backend": "openvino", "device": "cpu", "precision": "bf16", "reference_dice": "0.9994"}
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(shutil.rmtree, package.cache_folder() / "speeds", ignore_errors=True)
+        panel, ui = self.panel, self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        panel._asked, panel._ran = panel._how(), dict(self.RAN)
+        options = self.panel.logic._asked(ui.deviceSelector.currentData, "auto", None, "all")
+        self.note = lambda network, beside: speeds.note_run(
+            panel.model.manifest, options, self.RAN, forecast.Measured(forecast.Work(8, 70000), network, beside)
+        )
+        panel.expected.forget()
+        panel.refresh()
+
+    def test_the_options_say_how_long_it_takes_once_that_is_known(self):
+        panel, ui = self.panel, self.panel.ui
+        self.assertEqual(ui.optionsButton.text, "Options: CPU (16-bit, proven on this computer)")
+        self.note(160.0, 0.0)
+        panel.expected.forget()
+        panel.refresh()
+        self.assertEqual(ui.optionsButton.text, "Options: CPU (16-bit, proven on this computer), about 20 s")
+        region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+        panel.onRegionAdded(region)
+        ui.regionSelector.setCurrentNode(region)
+        self.assertIn("about 20 s · region R", ui.optionsButton.text)
+        large = slicer.util.addVolumeFromArray(np.zeros((100, 120, 80), np.int16), name="large")
+        ui.regionSelector.setCurrentNode(None)
+        ui.inputSelector1.setCurrentNode(large)
+        self.assertIn("about 16 min", ui.optionsButton.text)  # 4 x 4 x 3 patches of 20 s
+        ui.inputSelector1.setCurrentNode(None)
+        self.assertNotIn("about", ui.optionsButton.text)
+
+    def test_a_run_makes_the_forecast_better(self):
+        panel, ui = self.panel, self.panel.ui
+        self.worker.during = lambda: self.note(24.0, 0.0)  # as the worker does
+        ui.applyButton.click()
+        self.finish()
+        panel._ran = dict(self.RAN)
+        panel.expected.forget()
+        panel.refresh()
+        self.assertIn("about 3 s", ui.optionsButton.text)
+
+    def test_a_card_says_how_long_it_takes_here(self):
+        chooser = self.chooser()
+        self.assertNotIn("Expected time here", chooser.ui.cardBrowser.plainText)
+        self.note(160.0, 0.0)
+        chooser.refresh()
+        self.assertIn("about 20 s for 'hippocampus_084_image", chooser.ui.cardBrowser.plainText)
+        self.panel.ui.inputSelector1.setCurrentNode(None)
+        chooser.refresh()
+        self.assertIn("about 20 s for an image like those", chooser.ui.cardBrowser.plainText)
 
 
 class MenuTest(PanelCase):

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def write(path: Path, content: dict[str, Any]) -> None:
     except OSError as error:
         raise write_error(error, path.parent) from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def facts(folder: Path) -> dict[str, list[Any]]:
