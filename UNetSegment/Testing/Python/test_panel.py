@@ -156,7 +156,9 @@ class ForecastTest(PanelCase):
 
     def setUp(self):
         super().setUp()
-        self.addCleanup(shutil.rmtree, package.cache_folder() / "speeds", ignore_errors=True)
+        notes = package.cache_folder() / "speeds"
+        shutil.rmtree(notes, ignore_errors=True)
+        self.addCleanup(shutil.rmtree, notes, ignore_errors=True)
         panel, ui = self.panel, self.panel.ui
         ui.inputSelector1.setCurrentNode(add_sample())
         panel._asked, panel._ran = panel._how(), dict(self.RAN)
