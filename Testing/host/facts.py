@@ -14,6 +14,13 @@ def _recording() -> dict:
 
 
 @functools.cache
+def of_application() -> frozenset:
+    """The names on ``slicer.app``."""
+    recorded = json.loads(RECORDING.read_text(encoding="utf8"))["slicer.app"] if RECORDING.exists() else ""
+    return frozenset(recorded.split())
+
+
+@functools.cache
 def of_class(name: str) -> dict[str, frozenset] | None:
     """``callable``, ``properties`` and ``signals`` of a class, None if it was not recorded."""
     entry = _recording().get(name)

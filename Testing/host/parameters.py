@@ -9,6 +9,7 @@ import enum
 import pathlib
 import types
 import typing
+import weakref
 
 import ctk
 import qt
@@ -276,22 +277,40 @@ class _Wrapper:
     def __init__(self, parameterNode, prefix=None):
         self.parameterNode, self._prefix = parameterNode, prefix or ""
         self._guis, self._next_tag, self._updating = {}, 0, False
+        self._values = {}
         for name, field in self.allParameters.items():
             if not field.is_in(parameterNode, self._prefix + name):
                 field.write(parameterNode, self._prefix + name, field.default.value)
+            self._recall(name)
+        here = weakref.ref(self)
+        self._tag = parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: here()._recall_all())
+
+    def __del__(self):
+        self.parameterNode.RemoveObserver(self._tag)
+
+    def _recall(self, name):
+        """As in Slicer, values are kept here from one ModifiedEvent of the node to the next."""
+        self._values[name] = self._field(name).read(self.parameterNode, self._prefix + name)
+
+    def _recall_all(self):
+        for name in self.allParameters:
+            self._recall(name)
 
     def getValue(self, name):
-        return self._field(name).read(self.parameterNode, self._prefix + name)
+        self._field(name)
+        return self._values[name]
 
     def setValue(self, name, value):
         with slicer.util.NodeModify(self.parameterNode):
             self._field(name).write(self.parameterNode, self._prefix + name, value)
+            self._recall(name)
 
     def default(self, name):
         return self._field(name).default
 
     def isCached(self, name):
-        return False
+        self._field(name)
+        return True
 
     @classmethod
     def dataType(cls, name):

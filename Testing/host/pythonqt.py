@@ -300,6 +300,8 @@ class QtProxy(metaclass=_ProxyType):
 
     def _lookup(self, name):
         native = unwrap(self)
+        if type(self).__name__ == "qSlicerApplication" and name not in facts.of_application() | facts.ALWAYS:
+            raise AttributeError(f"qSlicerApplication has no attribute named '{name}'")
         if isinstance(native, QtCore.QObject):
             name = _property_name(native, name)
             properties = facts.property_names(type(self).__name__)

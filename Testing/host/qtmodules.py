@@ -5,7 +5,7 @@ import tempfile
 import types
 import xml.etree.ElementTree as ElementTree
 
-from PySide6 import QtCore, QtUiTools
+from PySide6 import QtCore, QtUiTools, QtWidgets
 
 from . import facts, pythonqt, widgets_ctk, widgets_mrml
 
@@ -97,6 +97,8 @@ def install() -> None:
     qt.QUiLoader = QUiLoader
     qt.Signal, qt.Slot, qt.Property = QtCore.Signal, QtCore.Slot, QtCore.Property
     qt.QTimer.singleShot = staticmethod(_single_shot)
+    for name in ("getOpenFileName", "getSaveFileName", "getOpenFileNames"):
+        setattr(qt.QFileDialog, name, staticmethod(_names_only(name)))
     for name, native in widgets_ctk.CLASSES.items():
         setattr(ctk, name, pythonqt.wrapper_class(native))
     sys.modules["qt"], sys.modules["ctk"] = qt, ctk
@@ -105,6 +107,12 @@ def install() -> None:
 def _single_shot(msec, receiver, member=None):
     slot = receiver if callable(receiver) else getattr(receiver, member.split("(")[0])
     QtCore.QTimer.singleShot(int(msec), pythonqt.slot_for(slot))
+
+
+def _names_only(name):
+    """PySide6 also gives the filter that was chosen; PythonQt does not."""
+    native = QtWidgets.QFileDialog
+    return lambda *arguments: pythonqt.wrap(getattr(native, name)(*map(pythonqt.unwrap, arguments))[0])
 
 
 def ui_problems(text: str) -> list[str]:

@@ -185,6 +185,11 @@ class PanelCase(unittest.TestCase):
             time.sleep(0.002)
         self.assertIsNone(self.panel._run)
 
+    def unfold(self, section):
+        """Open a section until the test ends: what is in a folded one counts as hidden."""
+        section.collapsed = False
+        self.addCleanup(setattr, section, "collapsed", True)
+
     def chooser(self):
         """The window with all models."""
         self.panel.ui.modelsButton.click()

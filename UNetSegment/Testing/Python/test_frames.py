@@ -50,8 +50,7 @@ class FramesTest(PanelCase):
 
     def test_every_frame_is_segmented(self):
         volume, ui = self.add_sequence(), self.panel.ui
-        ui.optionsButton.collapsed = False  # what is in a folded section counts as hidden
-        self.addCleanup(setattr, ui.optionsButton, "collapsed", True)
+        self.unfold(ui.optionsButton)
         ui.inputSelector1.setCurrentNode(volume)
         self.assertFalse(ui.everyFrameCheckBox.isHidden())
         self.assertIn("3 frames", ui.everyFrameCheckBox.text)
@@ -88,8 +87,7 @@ class FramesTest(PanelCase):
 
     def test_a_volume_like_any_other_offers_no_frames(self):
         sequences_logic()
-        self.panel.ui.optionsButton.collapsed = False
-        self.addCleanup(setattr, self.panel.ui.optionsButton, "collapsed", True)
+        self.unfold(self.panel.ui.optionsButton)
         self.panel.ui.inputSelector1.setCurrentNode(add_sample())
         self.assertTrue(self.panel.ui.everyFrameCheckBox.isHidden())
 

@@ -322,6 +322,18 @@ class PythonQtManners(unittest.TestCase):
         timer.stop()
         self.assertTrue(1 in heard and 2 in heard)
 
+    def test_file_dialogs_give_a_name_and_nothing_else(self):
+        if not ON_HOST:
+            self.skipTest("a person would have to answer")
+        from PySide6.QtWidgets import QFileDialog
+
+        for name, given in (("getOpenFileName", "/a.zip"), ("getSaveFileName", "/b.txt"), ("getOpenFileNames", ["/c"])):
+            before = getattr(QFileDialog, name)
+            self.addCleanup(setattr, QFileDialog, name, before)
+            setattr(QFileDialog, name, staticmethod(lambda *a, given=given: (given, "All files (*)")))
+            told = getattr(qt.QFileDialog, name)(None, "Title", "", "All files (*)")
+            self.assertEqual(told, tuple(given) if isinstance(given, list) else given)
+
 
 class SlicerManners(unittest.TestCase):
     def tearDown(self):
@@ -338,6 +350,10 @@ class SlicerManners(unittest.TestCase):
             self.assertTrue(hasattr(slicer.app, name), name)
         for name in ("terminologies", "userInformation"):
             self.assertFalse(hasattr(slicer.app, name), name)
+
+    def test_the_application_has_no_other_names(self):
+        known = set(RECORDED["slicer.app"].split()) | {"exec_", "raise_", "print_", "name"}
+        self.assertEqual([n for n in dir(slicer.app) if n[0] != "_" and n not in known and hasattr(slicer.app, n)], [])
 
     def test_scripted_classes(self):
         import slicer.ScriptedLoadableModule as scripted
@@ -384,6 +400,12 @@ class SlicerManners(unittest.TestCase):
             fields.count = "3"
         with self.assertRaises(ValueError):
             fields.text = None
+        self.assertTrue(fields.isCached("level") and fields.isCached("volume"))
+        before = node.StartModify()
+        node.SetParameter("level", "3.0")
+        self.assertEqual(fields.level, 7.0)  # until the node says that it was modified
+        node.EndModify(before)
+        self.assertEqual(fields.level, 3.0)
         slicer.mrmlScene.RemoveNode(volume)
         self.assertIsNone(fields.volume)
 

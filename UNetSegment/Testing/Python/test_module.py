@@ -18,6 +18,7 @@ from panel_case import (  # noqa: E402, F401
     FakePredictor,
     PanelCase,
     add_sample,
+    load_panel,
     module,
     segment_names,
     setUpModule,
@@ -269,6 +270,7 @@ class PanelTest(PanelCase):
 
     def test_a_model_with_several_networks_lets_choose_between_them(self):
         panel, ui = self.panel, self.panel.ui
+        self.unfold(ui.optionsButton)
         name = ui.modelSelector.currentData
         manifest, problem = panel.model.known[name]
         self.assertTrue(ui.foldsSelector.isHidden() and ui.foldsLabel.isHidden())
@@ -311,6 +313,23 @@ class PanelTest(PanelCase):
         self.panel.initializeParameterNode()
         self.assertIs(self.panel._parameterNode.input1, volume)
         self.assertIs(self.panel.ui.inputSelector1.currentNode(), volume)
+
+    def test_reload_reads_the_library_again(self):
+        before = {name: each for name, each in sys.modules.items() if name.split(".")[0] == "UNetSegmentLib"}
+        volume, panel = add_sample(), self.panel
+        panel.ui.inputSelector1.setCurrentNode(volume)
+        try:
+            panel.onReload()
+            self.assertIsNot(sys.modules["UNetSegmentLib.panel.state"], before["UNetSegmentLib.panel.state"])
+            fresh = load_panel()
+            self.assertIsNot(fresh, panel)
+            self.assertIs(fresh.ui.inputSelector1.currentNode(), volume)
+        finally:  # the tests that follow compare with classes of before
+            for name in [name for name in sys.modules if name.split(".")[0] == "UNetSegmentLib"]:
+                del sys.modules[name]
+            sys.modules.update(before)
+            slicer.util.reloadScriptedModule("UNetSegment")
+        self.panel = load_panel()
 
     def test_choices_survive_in_the_parameter_node(self):
         volume = add_sample()

@@ -118,6 +118,7 @@ def measure(shown: Shown) -> None:
     slicer.util.selectModule("SegmentStatistics")
     widget = slicer.modules.segmentstatistics.widgetRepresentation().self()
     widget.segmentationSelector.setCurrentNode(shown.node)
+    widget.scalarSelector.setCurrentNode(shown.volume if shown.volume.GetScene() else None)
 
 
 def save(shown: Shown) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,12 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         if self.logic is not None:
             self.logic.stop()
+
+    def onReload(self) -> None:
+        """The developer's Reload button: Slicer reads the module's file again, and with this the library's too."""
+        for name in [name for name in sys.modules if name.split(".")[0] == "UNetSegmentLib"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self) -> None:
         """Called each time the user opens the module: the first time, the worker starts in the background."""
