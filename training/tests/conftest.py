@@ -34,11 +34,22 @@ def ball_writer(tmp_path):
     return Balls(tmp_path / "balls")
 
 
+@pytest.fixture(scope="session")
+def make_balls():
+    """Writes a dataset of balls; ``spacing`` gives each case's voxel size."""
+
+    def make(root, count=10, spacing=lambda n: (1.0, 1.0, 1.0)):
+        writer, rng = Balls(root), np.random.default_rng(0)
+        for n in range(count):
+            writer.write(f"ball_{n:02d}", *writer.draw(rng), spacing(n))
+        labels = {"0": "background", "1": "Shell", "2": "Core"}
+        described = {"name": "Balls", "modality": {"0": "MRI"}, "labels": labels, "licence": "CC0-1.0"}
+        (root / "dataset.json").write_text(json.dumps(described))
+        return root
+
+    return make
+
+
 @pytest.fixture
-def balls(ball_writer):
-    rng = np.random.default_rng(0)
-    for n in range(10):
-        ball_writer.write(f"ball_{n:02d}", *ball_writer.draw(rng))
-    described = {"name": "Balls", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "Shell", "2": "Core"}}
-    (ball_writer.root / "dataset.json").write_text(json.dumps(described | {"licence": "CC0-1.0"}))
-    return ball_writer.root
+def balls(tmp_path, make_balls):
+    return make_balls(tmp_path / "balls")

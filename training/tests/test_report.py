@@ -115,7 +115,7 @@ def test_the_report_is_one_file_with_everything(tmp_path, shape):
     differences = compare(earlier, folder(tmp_path / "b", rows))[0]
     pictures = {f"<c{n}>": picture for n in range(12)}
     path = tmp_path / "report.html"
-    write_report(path, "Model", "12 cases.", rows, summarize(rows), pictures, run, "earlier", differences)
+    write_report(path, "Model", "12 cases.", rows, summarize(rows), pictures, [run], "earlier", differences)
     page = path.read_text()
     assert all(words in page for words in ("Learning curves", "Agreement of volumes", "Compared with earlier", "Worst"))
     assert page.count("data:image/jpeg") == 10 and page.count("data:image/svg") == 3

@@ -88,6 +88,14 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
     if not flat and axes != [0, 1, 2]:
         raise DatasetError("A MONAI bundle is written for the network's axes in their own order only.")
     scale = _normalization([channel["normalization"] for channel in raw["channels"]])
+    files = [file["path"] for role, file in raw.get("files", {}).items() if role.partition(".")[0] == "torch"]
+    weights = files or ["models/model.pt"]
+    definition = {"_target_": raw["network"]["name"], **raw["network"]["arguments"]}
+    names = ["network", *(f"network_{n}" for n in range(1, len(weights)))]
+    networks: dict[str, Any] = {}
+    for name in names:
+        networks |= {f"{name}_def": definition, name: f"$@{name}_def.to(@device)"}
+    several = len(names) > 1
     return {
         "imports": ["$import glob"],
         "bundle_root": ".",
@@ -95,8 +103,7 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
         "output_dir": "$@bundle_root + '/eval'",
         "datalist": "$sorted(glob.glob(@dataset_dir + '/*.nii.gz'))",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {"_target_": raw["network"]["name"], **raw["network"]["arguments"]},
-        "network": "$@network_def.to(@device)",
+        **networks,
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -136,6 +143,7 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
+                *_mean(len(names)),
                 {
                     "_target_": "Invertd",
                     "keys": "pred",
@@ -158,15 +166,16 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
         "handlers": [
             {
                 "_target_": "CheckpointLoader",
-                "load_path": "$@bundle_root + '/models/model.pt'",
-                "load_dict": {"model": "@network"},
+                "load_path": f"$@bundle_root + '/{path}'",
+                "load_dict": {"model": f"@{name}"},
             }
+            for name, path in zip(names, weights, strict=True)
         ],
         "evaluator": {
-            "_target_": "SupervisedEvaluator",
+            "_target_": "EnsembleEvaluator" if several else "SupervisedEvaluator",
             "device": "@device",
             "val_data_loader": "@dataloader",
-            "network": "@network",
+            **({"networks": [f"@{name}" for name in names]} if several else {"network": "@network"}),
             "inferer": "@inferer",
             "postprocessing": "@postprocessing",
             "val_handlers": "@handlers",
@@ -175,6 +184,12 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
         "initialize": [],
         "run": ["$@evaluator.run()"],
     }
+
+
+def _mean(members: int) -> list[dict[str, Any]]:
+    """The mean of the members' logits; MONAI's ``EnsembleEvaluator`` calls them ``pred_0``, ``pred_1`` ..."""
+    keys = [f"pred_{n}" for n in range(members)]
+    return [{"_target_": "MeanEnsembled", "keys": keys, "output_key": "pred"}] if members > 1 else []
 
 
 def _normalization(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -221,7 +236,7 @@ def _value_mapping(raw: dict[str, Any]) -> list[dict[str, Any]]:
                 "keys": "pred",
                 "applied_labels": step["labels"],
                 "independent": False,
-                "connectivity": 1,
+                "connectivity": 3 if step.get("connectivity") == "corners" else 1,
             }
         )
     return steps
@@ -255,6 +270,7 @@ def model_card(raw: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
         *rows,
         "",
+        *_remarks(raw, names),
         "## Training data",
         "",
         f"{data.get('name', '')}, {data.get('cases', '')} cases. {data.get('description', '')} {data.get('source', '')}",
@@ -280,6 +296,23 @@ def _origin(ancestors: list[dict[str, Any]]) -> list[str]:
         licence = entry["licence"]["name"]
         lines.append(f"- {entry['name']} {entry['version']}, {licence}{trained}; manifest SHA-256 {entry['sha256']}")
     return ["## Origin", "", "Training went on from:", "", *lines, ""]
+
+
+def _remarks(raw: dict[str, Any], names: dict[int, str]) -> list[str]:
+    """What the figures do not say by themselves: an ensemble, and steps after labelling."""
+    told = []
+    if (members := sum(role.partition(".")[0] == "torch" for role in raw.get("files", {}))) > 1:
+        told += [f"The model is the mean of {members} networks: it needs {members} times the time of one."]
+        if any("one network per case" in metric.get("split", "") for metric in raw.get("metrics", [])):
+            told[-1] += (
+                " The figures are those of the single networks, each on the cases it was not trained on; "
+                "together they have seen all cases, so their mean was not measured."
+            )
+        told.append("")
+    for step in raw.get("postprocessing", []):
+        what = " and ".join(names[value] for value in step["labels"])
+        told += [f"Of {what} the largest connected component is kept. {step.get('reason', '')}".rstrip(), ""]
+    return told
 
 
 def _interval(metric: dict[str, Any]) -> str:

@@ -91,6 +91,37 @@ def fit(
     print(f"wrote {run_fit(data, run, settings, device, start)}")
 
 
+@app.command("cross-validate")
+def cross_validate(
+    dataset: Folder,
+    runs: Annotated[Path, typer.Argument(help="folder of the runs fold_0, fold_1, ...; made or continued")],
+    config: Annotated[Optional[Path], typer.Option(help="TOML file of settings, as for 'fit'")] = None,
+    plan: Annotated[Optional[Path], typer.Option(help="plan.json, as for 'fit'")] = None,
+    configuration: Annotated[Optional[str], typer.Option(help="which of the plan: 3d_fullres, 2d, ...")] = None,
+    set_: Annotated[Optional[list[str]], typer.Option("--set", help="any setting as key=value")] = None,
+    folds: Annotated[Optional[str], typer.Option(help="folds to train now, e.g. 0,1; by default all")] = None,
+    epochs: Annotated[Optional[int], typer.Option(help="passes over the training cases, for each fold")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or gpu, for training")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, openvino or torch, for the answers")] = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
+) -> None:
+    """Train the folds one after another, let each answer the cases it did not see, evaluate and decide on these answers.
+
+    What is finished is skipped: run the same command again after an interruption, or with other --folds elsewhere."""
+    from .config import FitConfig, parse_setting
+    from .crossval import cross_validate as run_cross_validate
+    from .plan_file import Plan
+
+    planned = FitConfig.of_plan(Plan.load(plan), configuration) if plan is not None else {}
+    overrules = dict(map(parse_setting, set_ or ())) | ({} if epochs is None else {"epochs": epochs})
+    data, _ = _cases(dataset, skip_bad, None, -1)
+    chosen = None if folds is None else _numbers(folds)
+    told = run_cross_validate(data, runs, FitConfig.read(config, overrules, **planned), chosen, device, backend)
+    _print_summary(told["summary"])
+    print(*told["told"], sep="\n")
+    print(f"{told['measured_on']}, {told['cases']} cases; wrote {runs / 'evaluation' / 'report.html'}")
+
+
 @app.command()
 def settings() -> None:
     """Print every setting of 'fit' with its meaning and default, as Markdown (docs/configuration.md)."""
@@ -178,7 +209,9 @@ def compare(
 @app.command()
 def pack(
     dataset: Folder,
-    run: Annotated[Path, typer.Argument(help="finished run folder")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="finished run folder; several, or a folder of 'cross-validate', are averaged")
+    ],
     output: Annotated[Path, typer.Argument(help="package folder to write")],
     card: Annotated[
         Optional[Path],
@@ -187,28 +220,26 @@ def pack(
         ),
     ] = None,
     snapshot: Annotated[
-        bool, typer.Option("--snapshot", help="pack the last finished epoch of a run still going")
+        bool, typer.Option("--snapshot", help="pack the last finished epoch of runs still going")
     ] = False,
     terminology: Annotated[
         Optional[Path], typer.Option(help="table of codes in Slicer's JSON format; by default Slicer's general anatomy")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
-    """Pack a run as a model: measures it on its validation cases, writes the bundle, proves every backend."""
-    from .config import FitConfig
-    from .evaluate import evaluate as run_evaluate
-    from .pack import pack as run_pack
+    """Pack runs as a model: measured on cases it has not seen, written as a bundle, proven on every backend.
 
-    if card is None and not (run / "parent.json").exists():
+    Several runs are averaged; folds of one cross-validation bring its figures and what it decided."""
+    from .measured import pack_measured, runs_of
+
+    places = runs_of(runs)
+    if card is None and not (places[0] / "parent.json").exists():
         raise typer.BadParameter("--card is needed: JSON with name, title, version, licence, intended use, ...")
     entries = {} if card is None else schema.load_json(card)
-    fold = FitConfig.load(run / "config.json").fold if (run / "config.json").exists() else 0
-    data, cases = _cases(dataset, skip_bad, run, fold)
-    packed = run_pack(run, data, output, entries, snapshot=snapshot, terminology=terminology)
-    if fold >= 0:
-        summary = run_evaluate(cases, output, run / "evaluation", run=run)
+    data, _ = _cases(dataset, skip_bad, places[0], -1)
+    packed, summary = pack_measured(places, data, output, entries, snapshot, terminology)
+    if summary:
         _print_summary(summary)
-        packed = run_pack(run, data, output, entries, summary=summary, snapshot=snapshot, terminology=terminology)
     for label in packed.manifest.segments:
         codes = label.terminology
         parts = [code for code in (codes.type, codes.modifier) if code] if codes else []

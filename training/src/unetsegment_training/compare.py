@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -15,6 +16,8 @@ from .metrics import NAMES, bootstrap
 
 LESS_IS_BETTER = ("hd95_mm",)
 LEVEL = 0.05
+"""What counts as more than chance."""
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,10 @@ def compare(first: Path, second: Path, metric: str = "dice") -> tuple[list[Diffe
         columns["mean of all"] = np.mean([columns[name] for name in labels], axis=0)
     known = {name: pairs[np.isfinite(pairs).all(axis=1)] for name, pairs in columns.items()}
     raw = {name: _wilcoxon(pairs) for name, pairs in known.items()}
-    holm = _holm({name: p for name, p in raw.items() if name in labels})
-    told = [_difference(name, pairs, raw[name], holm.get(name, raw[name]), metric) for name, pairs in known.items()]
+    corrected = holm({name: p for name, p in raw.items() if name in labels})
+    told = [
+        _difference(name, pairs, raw[name], corrected.get(name, raw[name]), metric) for name, pairs in known.items()
+    ]
     return told, sorted(cases[0] ^ cases[1])
 
 
@@ -117,7 +122,7 @@ def _wilcoxon(pairs: np.ndarray) -> float:
     return float(stats.wilcoxon(steps).pvalue) if len(steps) and np.any(steps != 0) else 1.0
 
 
-def _holm(values: dict[str, float]) -> dict[str, float]:
+def holm(values: Mapping[Key, float]) -> dict[Key, float]:
     """Holm 1979: the smallest p times the number of tests, the next times one less, never falling."""
     result, highest = {}, 0.0
     for rank, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):
@@ -126,15 +131,15 @@ def _holm(values: dict[str, float]) -> dict[str, float]:
     return result
 
 
-def _difference(name: str, pairs: np.ndarray, p: float, holm: float, metric: str) -> Difference:
+def _difference(name: str, pairs: np.ndarray, p: float, p_holm: float, metric: str) -> Difference:
     steps = pairs[:, 1] - pairs[:, 0]
     low, high = bootstrap(steps.tolist()) or [float("nan")] * 2
     sign = -1 if metric in LESS_IS_BETTER else 1
     better, worse = int((sign * steps > 0).sum()), int((sign * steps < 0).sum())
     mean = float(steps.mean()) if len(steps) else float("nan")
-    if holm < LEVEL and (low > 0 or high < 0):
+    if p_holm < LEVEL and (low > 0 or high < 0):
         verdict = f"the second is {'higher' if mean > 0 else 'lower'}, by more than chance"
     else:
         verdict = "no difference beyond chance"
     first, second = (float(x) for x in pairs.mean(axis=0)) if len(pairs) else (float("nan"),) * 2
-    return Difference(name, len(pairs), first, second, mean, [low, high], p, holm, better, worse, verdict)
+    return Difference(name, len(pairs), first, second, mean, [low, high], p, p_holm, better, worse, verdict)

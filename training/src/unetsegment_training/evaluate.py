@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.progress import track
 from UNetSegmentLib import package
 from UNetSegmentLib.errors import UNetSegmentError
+from UNetSegmentLib.labels import Label
 from UNetSegmentLib.predict import Predictor, gather
-from UNetSegmentLib.volume import Volume
+from UNetSegmentLib.volume import LabelMap, Volume
 
 from .compare import compare
 from .dataset import Case
 from .metrics import NAMES, measure, summarize
 from .report import write_report
 from .report_pictures import overlay
+
+
+class Answer(NamedTuple):
+    """A case as image (C, I, J, K), expert and model see it, on one grid."""
+
+    case: str
+    image: Volume
+    expert: LabelMap
+    labels: LabelMap
 
 
 def evaluate(
@@ -46,19 +56,51 @@ def evaluate(
     """
     loaded = package.load(model)
     predictor = Predictor(loaded, backend=backend, mirror=mirror)
+    manifest = loaded.manifest
+    answers = (answer(predictor, case) for case in track(cases, "evaluate", disable=None))
+    lead = f"Version {manifest.version}, {len(cases)} cases, backend {predictor.place.backend}{', mirrored' * mirror}."
+    runs = [run] if run is not None else []
+    return write_evaluation(output, manifest.title, lead, manifest.segments, answers, runs, previous)
+
+
+def answer(predictor: Predictor, case: Case) -> Answer:
+    """What a model answers to a case, beside the expert's labels."""
+    image, expert = case.load()
+    channels = [Volume(image.array[c : c + 1], image.grid, (name,)) for c, name in enumerate(image.channels)]
+    try:
+        labels = predictor.predict(gather(channels, predictor.package.manifest)).labels
+    except UNetSegmentError as error:
+        raise type(error)(f"Case '{case.name}': {error}") from None
+    return Answer(case.name, image, expert, labels)
+
+
+def write_evaluation(
+    output: Path,
+    title: str,
+    lead: str,
+    segments: Sequence[Label],
+    answers: Iterable[Answer],
+    runs: Sequence[Path] = (),
+    previous: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Measure answers and write ``cases.csv``, ``cases.json``, ``summary.json`` and ``report.html``; returns the summary.
+
+    Args:
+        output: Folder to write to.
+        title: Of the report.
+        lead: A line about data and model.
+        segments: Labels to measure.
+        answers: One at a time; they are not kept.
+        runs: Run folders whose learning curves the report shows.
+        previous: Folder of an earlier evaluation that the report compares with.
+    """
     rows: list[dict[str, Any]] = []
     pictures: dict[str, str] = {}
-    for case in track(cases, "evaluate", disable=None):
-        image, expert = case.load()
-        channels = [Volume(image.array[c : c + 1], image.grid, (name,)) for c, name in enumerate(image.channels)]
-        try:
-            answer = predictor.predict(gather(channels, loaded.manifest)).labels
-        except UNetSegmentError as error:
-            raise type(error)(f"Case '{case.name}': {error}") from None
-        for label in loaded.manifest.segments:
-            scores = measure(answer.array == label.value, expert.array == label.value, image.grid.spacing)
-            rows.append({"case": case.name, "label": label.value, "name": label.name, **scores})
-        pictures[case.name] = overlay(image, expert, answer)
+    for case, image, expert, labels in answers:
+        for label in segments:
+            scores = measure(labels.array == label.value, expert.array == label.value, image.grid.spacing)
+            rows.append({"case": case, "label": label.value, "name": label.name, **scores})
+        pictures[case] = overlay(image, expert, labels)
     summary = summarize(rows)
     output.mkdir(parents=True, exist_ok=True)
     with (output / "cases.csv").open("w", newline="", encoding="utf-8") as file:
@@ -68,11 +110,7 @@ def evaluate(
     (output / "cases.json").write_text(json.dumps(_finite(rows), indent=1), "utf-8")
     (output / "summary.json").write_text(json.dumps(summary, indent=1), "utf-8")
     differences = compare(previous, output)[0] if previous is not None else []
-    manifest = loaded.manifest
-    lead = f"Version {manifest.version}, {len(cases)} cases, backend {predictor.place.backend}{', mirrored' * mirror}."
-    write_report(
-        output / "report.html", manifest.title, lead, rows, summary, pictures, run, str(previous or ""), differences
-    )
+    write_report(output / "report.html", title, lead, rows, summary, pictures, runs, str(previous or ""), differences)
     return summary
 
 

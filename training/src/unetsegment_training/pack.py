@@ -1,4 +1,4 @@
-"""Turn a finished run into a model package: a MONAI bundle with UNetSegment's manifest."""
+"""Turn finished runs into a model package: a MONAI bundle with UNetSegment's manifest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,78 +28,51 @@ from .fit import averaged_weights
 from .patches import prepare
 from .terminology import add_codes
 
+_SHARED = ("channels", "preprocessing", "inference", "network", "activation", "labels", "outputs")
+"""What the members of an ensemble have in common: one preparation of the image serves all of them."""
+
 
 def pack(
-    run: Path,
+    runs: Sequence[Path],
     dataset: Dataset,
     output: Path,
     card: dict[str, Any],
     reference_case: str | None = None,
     summary: list[dict[str, Any]] | None = None,
+    measured_on: str = "",
+    draft: dict[str, Any] | None = None,
     snapshot: bool = False,
     terminology: Path | None = None,
 ) -> Package:
-    """Write a package for the run's averaged weights, in half precision, and prove it on its reference patch.
+    """Write a package for the averaged weights of runs, in half precision, and prove it on its reference patch.
+
+    Several runs become one model: the mean of their logits, as nnU-Net averages its folds.
 
     Args:
-        run: A run folder with ``weights.pt``.
-        dataset: The one it was trained on.
+        runs: Run folders with ``weights.pt``.
+        dataset: The one they were trained on.
         output: Package folder; replaced as a whole at the end, untouched on an error.
         card: Entries that replace the draft manifest's: name, title, version, description, labels, licence, ...
-        reference_case: Case for the reference patch; by default the first validation case.
+        reference_case: Case for the reference patch; by default the first validation case of the first run.
         summary: Of :func:`evaluate.evaluate`, for the manifest's metrics.
-        snapshot: Take the weights after the last finished epoch of a run that has not ended.
+        measured_on: What the summary was measured on, in words.
+        draft: Manifest that the card completes; by default that of the first run.
+        snapshot: Take the weights after the last finished epoch of runs that have not ended.
         terminology: Table for the codes of labels whose card gives none; by default Slicer's.
 
     Raises:
-        DatasetError: The run has not finished, or the case is unknown.
+        DatasetError: A run has not finished, the runs are not of one kind, or the case is unknown.
         PackageError: The card does not make a valid manifest.
         BackendError: A backend does not reproduce the reference patch.
     """
-    if not (run / "config.json").exists() or not (snapshot or (run / "weights.pt").exists()):
-        raise DatasetError(f"'{run}' has no weights.pt; finish the run with 'unetsegment-train fit' first.")
-    config = FitConfig.load(run / "config.json")
-    split = json.loads((run / "split.json").read_text("utf-8"))
-    raw = json.loads((run / "manifest.json").read_text("utf-8")) | copy.deepcopy(card)
+    raw = copy.deepcopy((draft or one_kind(runs)) | card)
     if summary:
-        raw["metrics"] = [_metric(entry, config.fold) for entry in summary]
-    manifest = Manifest.from_dict(raw | {"files": {}})
+        raw["metrics"] = [_metric(entry, measured_on) for entry in summary]
+    Manifest.from_dict(raw | {"files": {}})
     add_codes(raw["labels"], terminology)
-
-    if snapshot:
-        state, _ = averaged_weights(run, manifest)
-    else:
-        state = torch.load(run / "weights.pt", map_location="cpu", weights_only=True)
-    shared = {value.data_ptr(): value.half() for value in state.values()}  # DynUNet names its modules twice
-    half = {key: shared[value.data_ptr()] for key, value in state.items()}
-    network = build_network(manifest).eval()
-    network.load_state_dict(half)  # in float32, but rounded as the files are: every copy is the same network
-
-    name = reference_case or (split[config.fold]["val"] if config.fold >= 0 else [dataset.cases[0].name])[0]
-    case = next((c for c in dataset.cases if c.name == name), None)
-    if case is None:
-        raise DatasetError(f"The dataset has no case '{name}' for the reference patch.")
-    patch = _reference_patch(prepare(case, manifest).image, manifest)
-    flat = manifest.dimensions == 2
-    with torch.inference_mode():
-        seen = torch.from_numpy(patch.astype(np.float32))[None]
-        classes = network(seen[:, :, 0] if flat else seen)[0].argmax(0).numpy()
-    classes = classes[None] if flat else classes
-    values = np.array([label.value for label in manifest.labels])
-
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".pack-") as folder:
         root = Path(folder) / output.name
-        files = {
-            "torch": ("models/model.pt", _saved(half)),
-            "onnx": ("models/model.onnx", _onnx(network, manifest)),
-            "reference": ("models/reference.npz", _arrays(input=patch, labels=values[classes].astype(np.uint16))),
-        }
-        raw["files"] = {}
-        for role, (path, content) in files.items():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(content)
-            raw["files"][role] = {"path": path, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-        raw["reference"] = {"input": "input", "labels": "labels"}
+        write_files(root, raw, runs, dataset, reference_case, snapshot)
         bundle.write(root, raw)
         loaded = package.load(root)
         for backend in ("openvino", "torch"):
@@ -109,9 +83,97 @@ def pack(
     return package.load(output)
 
 
-def _metric(entry: dict[str, Any], fold: int) -> dict[str, Any]:
+def write_files(
+    root: Path,
+    raw: dict[str, Any],
+    runs: Sequence[Path],
+    dataset: Dataset,
+    reference_case: str | None = None,
+    snapshot: bool = False,
+) -> None:
+    """Write the weights of a package, its networks as ONNX and its reference patch; enter them in the manifest ``raw``."""
+    manifest = Manifest.from_dict(raw | {"files": {}})
+    members = [_half(run, manifest, snapshot) for run in runs]
+    name = reference_case or _validates(runs[0], dataset)[0]
+    case = next((c for c in dataset.cases if c.name == name), None)
+    if case is None:
+        raise DatasetError(f"The dataset has no case '{name}' for the reference patch.")
+    patch = _reference_patch(prepare(case, manifest).image, manifest)
+    values = np.array([label.value for label in manifest.labels])
+    classes = _classes([network for network, _ in members], patch, manifest.dimensions == 2)
+    contents = {}
+    for n, ((network, state), name) in enumerate(zip(members, _names(runs), strict=True)):
+        role = f".{n}" if n else ""
+        contents[f"torch{role}"] = f"models/{name if n else 'model'}.pt", _saved(state)  # MONAI asks for model.pt
+        contents[f"onnx{role}"] = f"models/{name}.onnx", _onnx(network, manifest)
+    contents["reference"] = "models/reference.npz", _arrays(input=patch, labels=values[classes].astype(np.uint16))
+    raw["files"] = {}
+    for role, (path, content) in contents.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+        raw["files"][role] = {"path": path, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    raw["reference"] = {"input": "input", "labels": "labels"}
+
+
+def one_kind(runs: Sequence[Path]) -> dict[str, Any]:
+    """The draft manifest of the first run; every run sees images, and answers, as that one does.
+
+    Raises:
+        DatasetError: A folder holds no run, or a run differs in preprocessing, patch, network or labels.
+    """
+    drafts = []
+    for run in runs:
+        if not (run / "config.json").exists() or not (run / "manifest.json").exists():
+            raise DatasetError(f"'{run}' is not a run folder; make it with 'unetsegment-train fit'.")
+        drafts.append(json.loads((run / "manifest.json").read_text("utf-8")))
+    for run, draft in zip(runs, drafts, strict=True):
+        if wrong := next((key for key in _SHARED if draft.get(key) != drafts[0].get(key)), None):
+            raise DatasetError(f"'{run}' and '{runs[0]}' differ in {wrong}; one model is packed from runs of one kind.")
+    return drafts[0]
+
+
+def _half(run: Path, manifest: Manifest, snapshot: bool) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """A run's network, and its weights in half precision."""
+    if not snapshot and not (run / "weights.pt").exists():
+        raise DatasetError(f"'{run}' has no weights.pt; finish the run with 'unetsegment-train fit' first.")
+    if snapshot:
+        state, _ = averaged_weights(run, manifest)
+    else:
+        state = torch.load(run / "weights.pt", map_location="cpu", weights_only=True)
+    shared = {value.data_ptr(): value.half() for value in state.values()}  # DynUNet names its modules twice
+    half = {key: shared[value.data_ptr()] for key, value in state.items()}
+    network = build_network(manifest).eval()
+    network.load_state_dict(half)  # in float32, but rounded as the files are: every copy is the same network
+    return network, half
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """What the runs' files are called: after their folds, which the manifest then tells, where these differ."""
+    folds = [FitConfig.load(run / "config.json").fold for run in runs]
+    if len(runs) > 1 and len(set(folds)) == len(runs) and min(folds) >= 0:
+        return [f"fold_{fold}" for fold in folds]
+    return [f"model_{n}" if n else "model" for n in range(len(runs))]
+
+
+def _validates(run: Path, dataset: Dataset) -> list[str]:
+    """The cases that validated a run; all of them where it has no such cases."""
+    fold = FitConfig.load(run / "config.json").fold
+    split = json.loads((run / "split.json").read_text("utf-8"))
+    return split[fold]["val"] if fold >= 0 else [case.name for case in dataset.cases]
+
+
+@torch.inference_mode()
+def _classes(networks: Sequence[torch.nn.Module], patch: np.ndarray, flat: bool) -> np.ndarray:
+    """Class indices (*patch) that the mean of the networks' logits gives a patch (C, *patch)."""
+    seen = torch.from_numpy(patch.astype(np.float32))[None]
+    seen = seen[:, :, 0] if flat else seen
+    classes = torch.stack([network(seen)[0] for network in networks]).mean(0).argmax(0).numpy()
+    return classes[None] if flat else classes
+
+
+def _metric(entry: dict[str, Any], measured_on: str) -> dict[str, Any]:
     keys = ("label", "dice", "iou", "hd95_mm", "surface_dice", "cases", "dice_ci95")
-    return {key: entry[key] for key in keys if entry.get(key) is not None} | {"split": f"fold {fold} validation"}
+    return {key: entry[key] for key in keys if entry.get(key) is not None} | {"split": measured_on}
 
 
 def _reference_patch(image: np.ndarray, manifest: Manifest) -> np.ndarray:

@@ -64,7 +64,7 @@ def write_report(
     rows: Sequence[Mapping[str, Any]],
     summary: Sequence[Mapping[str, Any]],
     pictures: Mapping[str, str],
-    run: Path | None = None,
+    runs: Sequence[Path] = (),
     previous: str = "",
     differences: Sequence[Difference] = (),
 ) -> None:
@@ -77,15 +77,17 @@ def write_report(
         rows: A row per case and label, of :func:`metrics.measure`.
         summary: Of :func:`metrics.summarize`.
         pictures: A data address per case, of :func:`report_pictures.overlay`.
-        run: Run folder with the logs of the training.
+        runs: Run folders with the logs of the training.
         previous: What ``differences`` compare with.
         differences: Of :func:`compare.compare`, this evaluation second.
     """
     from jinja2 import Environment
 
     charts = [("Dice per structure", dice_chart(rows, summary), "A dot per case.")]
-    if run is not None and (curves := learning_chart(run)) is not None:
-        charts.append(("Learning curves", curves, "From the run's own logs; its validation sees the averaged weights."))
+    words = "From the run's own logs; its validation sees the averaged weights."
+    for run in runs:
+        if (curves := learning_chart(run)) is not None:
+            charts.append(("Learning curves" + f", {run.name}" * (len(runs) > 1), curves, words))
     words = "Lines: mean difference and 1.96 standard deviations about it (Bland and Altman)."
     charts.append(("Agreement of volumes", agreement_chart(rows, summary), words))
     table = [

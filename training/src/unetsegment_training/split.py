@@ -30,7 +30,7 @@ def stored_split(path: Path, names: Sequence[str], fold: int = 0) -> list[dict[s
     """The split in ``path``, made and written there the first time; all cases train where they are few and ``fold`` is -1.
 
     Raises:
-        DatasetError: The stored split names other cases than the dataset has now.
+        DatasetError: The stored split names other cases than the dataset has now, or trains on a case that validates.
     """
     if not path.exists():
         few = fold < 0 and len(names) < 5
@@ -41,4 +41,9 @@ def stored_split(path: Path, names: Sequence[str], fold: int = 0) -> list[dict[s
     if stored != set(names):
         odd = sorted(stored ^ set(names))[0]
         raise DatasetError(f"The dataset changed since '{path}' was made (case '{odd}'); use a new run folder.")
+    for number, fold in enumerate(split):
+        if both := sorted(set(fold["train"]) & set(fold["val"])):
+            raise DatasetError(
+                f"Fold {number} of '{path}' both trains and validates on case '{both[0]}'; correct the file."
+            )
     return split

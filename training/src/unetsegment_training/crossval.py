@@ -1,0 +1,268 @@
+"""Cross-validation: every case is answered by the one network that did not train on it; what is decided rests on that.
+
+A folder ``RUNS`` holds what the folds share (``config.json``, ``split.json``, ``manifest.json``), an ordinary run folder per
+fold with its ``answers``, one ``evaluation`` over all answers, and ``decisions.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from UNetSegmentLib import io, package
+from UNetSegmentLib.package import Manifest
+from UNetSegmentLib.package.hashes import sha256
+from UNetSegmentLib.package.manifest import MANIFEST_PATH
+from UNetSegmentLib.predict import Predictor
+from UNetSegmentLib.predict.postprocess import postprocess
+
+from .components import sentences, try_components
+from .config import FitConfig
+from .dataset import Case, Dataset, DatasetError
+from .evaluate import Answer, answer, write_evaluation
+from .fit import fit
+from .pack import one_kind, write_files
+from .plan import draft_manifest
+from .safely import replace_text
+from .split import stored_split
+
+DECISIONS = "decisions.json"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A finished run of a cross-validation, and the names of the cases that validate it."""
+
+    number: int
+    run: Path
+    cases: tuple[str, ...]
+
+
+def cross_validate(
+    dataset: Dataset,
+    runs: Path,
+    config: FitConfig,
+    folds: Sequence[int] | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+) -> dict[str, Any]:
+    """Train folds, answer their validation cases, and write one evaluation and the decisions over all folds that are there.
+
+    What is finished is skipped, so the same call goes on after an interruption, and several machines may take some folds
+    each; the last one, or a call with all folds, finds them all.
+
+    Args:
+        dataset: Images and labels.
+        runs: Folder of the cross-validation; ``fold_0``, ``fold_1`` ... in it are run folders of :func:`fit.fit`.
+        config: Settings of every fold; ``fold`` counts for nothing.
+        folds: To train now; all of the split by default.
+        device: ``auto``, ``cpu`` or ``gpu``, for training.
+        backend: As in :class:`UNetSegmentLib.predict.Predictor`, for the answers.
+
+    Returns:
+        What ``decisions.json`` holds.
+
+    Raises:
+        DatasetError: There is no such fold, the folder belongs to other settings or cases, or a network would answer a
+            case that it trained on.
+    """
+    shared = _share(dataset, runs, config)
+    count = len(stored_split(runs / "split.json", [case.name for case in dataset.cases]))
+    for fold in range(count) if folds is None else folds:
+        if not 0 <= fold < count:
+            raise DatasetError(f"There is no fold {fold}; '{runs / 'split.json'}' has folds 0 to {count - 1}.")
+        _train(dataset, runs, shared.changed(fold=fold), device)
+        _answer(dataset, _fold(runs, fold), backend)
+    found = finished(runs)
+    for fold in found:
+        _answer(dataset, fold, backend)
+    return _decide(dataset, runs, found, count)
+
+
+def _share(dataset: Dataset, runs: Path, config: FitConfig) -> FitConfig:
+    """Settings for all folds: where they leave spacing and slice axis open, those of all cases, as each fold has others.
+
+    nnU-Net's plan, too, is made from all cases; nothing else than sizes and spacings goes into it.
+    """
+    path = runs / "manifest.json"
+    stored_split(runs / "split.json", [case.name for case in dataset.cases])
+    if path.exists():
+        draft = Manifest.from_dict(json.loads(path.read_text("utf-8")))
+    else:
+        draft = draft_manifest(dataset, config, dataset.cases)
+    axes, spacing = draft.preprocessing.axes, draft.preprocessing.spacing
+    open_: dict[str, Any] = {"fold": 0}
+    if config.spacing is None:
+        open_["spacing"] = tuple(spacing[axes.index(axis)] or 0.0 for axis in range(3))
+    if config.dimensions == 2 and config.slice_axis is None:
+        open_["slice_axis"] = "ijk"[axes[0]]
+    shared = config.changed(**open_).store(runs / "config.json")
+    if not path.exists():
+        replace_text(path, json.dumps(draft.to_dict(), indent=1))
+    return shared
+
+
+def _train(dataset: Dataset, runs: Path, config: FitConfig, device: str) -> None:
+    """Fit a fold, unless it has ended with these settings."""
+    run = runs / f"fold_{config.fold}"
+    split = (runs / "split.json").read_text("utf-8")
+    if not (run / "split.json").exists():
+        replace_text(run / "split.json", split)
+    elif json.loads((run / "split.json").read_text("utf-8")) != json.loads(split):
+        raise DatasetError(f"'{run}' was split in another way than '{runs}'; use another folder.")
+    ended = (run / "weights.pt").exists() and FitConfig.load(run / "config.json").epochs == config.epochs
+    config.store(run / "config.json")
+    if not ended:
+        print(f"fold {config.fold}")
+        fit(dataset, run, config, device)
+
+
+def finished(runs: Path) -> list[Fold]:
+    """The folds of a cross-validation that have weights, by number.
+
+    Raises:
+        DatasetError: The folder is none, or a case validates two folds.
+    """
+    if not (runs / "manifest.json").exists() or not (runs / "split.json").exists():
+        raise DatasetError(f"'{runs}' is not a folder that 'unetsegment-train cross-validate' made.")
+    numbers = sorted(int(path.parent.name.removeprefix("fold_")) for path in runs.glob("fold_[0-9]*/weights.pt"))
+    folds = [_fold(runs, number) for number in numbers]
+    seen: dict[str, int] = {}
+    for fold in folds:
+        for case in fold.cases:
+            if seen.setdefault(case, fold.number) != fold.number:
+                raise DatasetError(
+                    f"Case '{case}' validates fold {seen[case]} and fold {fold.number} of '{runs / 'split.json'}'."
+                )
+    return folds
+
+
+def _fold(runs: Path, number: int) -> Fold:
+    """A fold, whose own split proves that it did not train on the cases it answers."""
+    run = runs / f"fold_{number}"
+    split = json.loads((run / "split.json").read_text("utf-8"))
+    stored = json.loads((runs / "split.json").read_text("utf-8"))
+    trained = FitConfig.load(run / "config.json").fold
+    if trained != number or split != stored:
+        raise DatasetError(f"'{run}' is not fold {number} of '{runs}': it trained on other cases.")
+    return Fold(number, run, tuple(split[number]["val"]))
+
+
+def _answer(dataset: Dataset, fold: Fold, backend: str) -> None:
+    """Write ``answers/CASE.seg.nrrd`` for the fold's cases, as its weights give them when they are packed.
+
+    Post-processing is none, as it is decided later. Answers of other weights are thrown away, others are kept.
+    """
+    folder = fold.run / "answers"
+    note = folder / "weights.txt"
+    weights = sha256(fold.run / "weights.pt")
+    if not note.exists() or note.read_text("utf-8") != weights:
+        shutil.rmtree(folder, ignore_errors=True)
+        replace_text(note, weights)
+    missing = [case for case in _cases(dataset, fold) if not _place(fold, case).exists()]
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory(prefix="unetsegment-") as made:
+        raw = one_kind([fold.run]) | {"postprocessing": []}
+        write_files(Path(made), raw, [fold.run], dataset)
+        path = Path(made) / MANIFEST_PATH
+        path.parent.mkdir()
+        path.write_text(json.dumps(raw), "utf-8")
+        predictor = Predictor(package.load(made), backend=backend, mirror=False)
+        for case in track(missing, f"answers of fold {fold.number}", disable=None):
+            io.write_labelmap(_place(fold, case), answer(predictor, case).labels)
+
+
+def _place(fold: Fold, case: Case) -> Path:
+    return fold.run / "answers" / f"{case.name}.seg.nrrd"
+
+
+def _cases(dataset: Dataset, fold: Fold) -> list[Case]:
+    return [case for case in dataset.cases if case.name in fold.cases]
+
+
+def _decide(dataset: Dataset, runs: Path, folds: Sequence[Fold], count: int) -> dict[str, Any]:
+    """Try the largest components, evaluate the answers with what was kept, and write ``decisions.json``."""
+    raw = json.loads((runs / "manifest.json").read_text("utf-8"))
+    manifest = Manifest.from_dict(raw)
+    asked = [(fold, case) for fold in folds for case in _cases(dataset, fold)]
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for fold, case in asked:
+            yield io.read_labelmap(_place(fold, case)).array, case.load()[1].array
+
+    trials = try_components(pairs, manifest.segments)
+    words = measured_on(folds, count)
+    steps = [trial.step(words) for trial in trials if trial.kept]
+
+    def answers() -> Iterator[Answer]:
+        for fold, case in track(asked, "evaluate", disable=None):
+            image, expert = case.load()
+            labels = io.read_labelmap(_place(fold, case))
+            labels = type(labels)(postprocess(labels.array, steps), labels.grid, manifest.labels)
+            yield Answer(case.name, image, expert, labels)
+
+    words = measured_on(folds, count)
+    lead = (
+        f"{words}: {len(asked)} of {len(dataset.cases)} cases, each answered by the network that did not train on it."
+    )
+    output = runs / "evaluation"
+    summary = write_evaluation(output, manifest.title, lead, manifest.segments, answers(), [f.run for f in folds])
+    decisions = {
+        "measured_on": words,
+        "cases": len(asked),
+        "folds": [_told(fold, output) for fold in folds],
+        "summary": summary,
+        "components": [trial.to_dict() for trial in trials],
+        "told": sentences(trials),
+        "postprocessing": steps,
+    }
+    replace_text(runs / DECISIONS, json.dumps(decisions, indent=1))
+    return decisions
+
+
+def measured_on(folds: Sequence[Fold], count: int) -> str:
+    """What a cross-validation measures, in words."""
+    if len(folds) == count:
+        return f"{count}-fold cross-validation"
+    return f"{count}-fold cross-validation, folds {', '.join(str(fold.number) for fold in folds)}"
+
+
+def _told(fold: Fold, evaluation: Path) -> dict[str, Any]:
+    """A fold's weights, and its mean Dice per label."""
+    rows = [row for row in json.loads((evaluation / "cases.json").read_text("utf-8")) if row["case"] in fold.cases]
+    names = dict.fromkeys(row["name"] for row in rows)
+    means = {name: round(float(np.mean([row["dice"] for row in rows if row["name"] == name])), 5) for name in names}
+    return {
+        "fold": fold.number,
+        "run": fold.run.name,
+        "weights": sha256(fold.run / "weights.pt"),
+        "cases": len({row["case"] for row in rows}),
+        "dice": means,
+    }
+
+
+def decided(runs: Path, members: Sequence[Path]) -> dict[str, Any]:
+    """``decisions.json``, where it was made with the weights that ``members`` have now.
+
+    Raises:
+        DatasetError: There is none, or a member is not of it, or has other weights by now.
+    """
+    try:
+        decisions = json.loads((runs / DECISIONS).read_text("utf-8"))
+    except (OSError, ValueError):
+        raise DatasetError(f"'{runs}' has no {DECISIONS}; run 'unetsegment-train cross-validate' first.") from None
+    known = {fold["run"]: fold["weights"] for fold in decisions["folds"]}
+    for run in members:
+        if known.get(run.name) != sha256(run / "weights.pt"):
+            raise DatasetError(
+                f"'{runs / DECISIONS}' was made without the weights of '{run}'; run 'unetsegment-train cross-validate' again."
+            )
+    return decisions
