@@ -88,7 +88,7 @@ def test_from_training_data_to_a_segmentation_in_the_panel(dataset, web, tmp_pat
     panel = host.load_module(ROOT / "UNetSegment" / "UNetSegment.py")
     panel.enter()
     panel.ui.modelsButton.click()
-    chooser = panel._chooser
+    chooser = panel.model.chooser
     assert chooser.ui.catalogButton.text == "Add" and not chooser.ui.catalogButton.enabled
     chooser.ui.catalogSelector.setEditText(url)
     chooser.ui.catalogButton.click()

@@ -207,7 +207,9 @@ def test_a_folder_without_segmentation_and_one_whose_segmentation_lies_beside_th
     moved = segments.grid.ijk_to_ras.copy()
     moved[:3, 3] += 0.4 * moved[:3, 2]
     io.write_labelmap(path, LabelMap(segments.array, Grid(segments.grid.shape, moved), segments.labels))
-    texts = [f.text for f in found(tmp_path).findings if f.severity == "error"]
+    fingerprint = found(tmp_path)
+    assert fingerprint.channels == ("T1",)  # as the files are called
+    texts = [f.text for f in fingerprint.findings if f.severity == "error"]
     assert any("'patient_1': there is no segmentation (.seg.nrrd) beside 'T1.nrrd'" in t for t in texts)
     assert any(
         "'patient_2'" in t and "0.4 voxels beside" in t and "set the segmentation's geometry" in t for t in texts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -52,8 +53,10 @@ def measure(answer: np.ndarray, expert: np.ndarray, spacing: Sequence[float]) ->
             torch.from_numpy(np.pad(mask.reshape([mask.shape[axis] for axis in axes]), 1))[None, None].float()
             for mask in (answer, expert)
         ]
-        distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=space)
-        surface = compute_surface_dice(*pair, [TOLERANCE_MM], include_background=True, spacing=space)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of MONAI, about how it calls itself
+            distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=space)
+            surface = compute_surface_dice(*pair, [TOLERANCE_MM], include_background=True, spacing=space)
         result |= {"hd95_mm": float(distance[0, 0]), "surface_dice": float(surface[0, 0])}
     return result
 

@@ -32,7 +32,8 @@ def list_pairs(root: Path, raw: dict[str, Any]) -> tuple[Dataset, list[Problem]]
 
     Returns:
         The dataset, and what is wrong with cases that were left out. Without ``dataset.json`` the labels are the names
-        in the files, in the order of the first case, later ones behind.
+        in the files, in the order of the first case, later ones behind; the channel is called as the images are where
+        all have one name (``T1.nrrd``), else "image".
     """
     cases: dict[str, tuple[Path, Path]] = {}
     problems: list[Problem] = []
@@ -52,7 +53,8 @@ def list_pairs(root: Path, raw: dict[str, Any]) -> tuple[Dataset, list[Problem]]
     labels = read_labels(raw, root) if raw.get("labels") else _labels(names)
     values = tuple((same_name(text), value) for value, text in labels.items() if value)
     listed = tuple(Case(name, (cases[name][0],), cases[name][1], values) for name in names)
-    channels = raw.get("channel_names") or raw.get("modality") or {"0": "image"}
+    stems = {stem_of(image) for image, _ in cases.values()}
+    channels = raw.get("channel_names") or raw.get("modality") or {"0": stems.pop() if len(stems) == 1 else "image"}
     if len(channels) != 1:
         raise DatasetError(f"'{root / 'dataset.json'}' names {len(channels)} channels, but pairs have one image each.")
     return Dataset(
