@@ -12,7 +12,7 @@ import numpy as np
 import slicer
 from UNetSegmentLib.errors import Cancelled
 from UNetSegmentLib.labels import Label
-from UNetSegmentLib.panel import dependencies
+from UNetSegmentLib.panel import needs
 from UNetSegmentLib.predict import Prediction, Progress
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.volume import LabelMap
@@ -168,8 +168,8 @@ class PanelCase(unittest.TestCase):
         self.worker = self.panel.logic._worker = FakeWorker()
 
     def panel_dependencies(self):
-        original, dependencies.ensure = dependencies.ensure, lambda device, requirements: None
-        self.addCleanup(setattr, dependencies, "ensure", original)
+        original, needs.needs = needs.needs, lambda manifest, device: []
+        self.addCleanup(setattr, needs, "needs", original)
 
     def tearDown(self):
         self.finish()

@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wher
 from panel_case import BACKEND, CONTROLS, NO_BACKEND, PanelCase, add_sample, module, segment_names, setUpModule  # noqa: E402, F401
 from UNetSegmentLib import package  # noqa: E402
 from UNetSegmentLib.labels import Label  # noqa: E402
-from UNetSegmentLib.panel import advice, dependencies, hierarchy, outcome, structures  # noqa: E402
+from UNetSegmentLib.panel import advice, hierarchy, needs, outcome, structures  # noqa: E402
 from UNetSegmentLib.predict import forecast, speeds  # noqa: E402
+from UNetSegmentLib.predict.backends.installed import State  # noqa: E402
 from UNetSegmentLib.predict.sanity import InputWarning, check  # noqa: E402
 from UNetSegmentLib.scene import world_volume  # noqa: E402
 from UNetSegmentLib.worker import Worker  # noqa: E402
@@ -139,16 +140,24 @@ class ChooserTest(PanelCase):
 class FirstSightTest(PanelCase):
     def test_what_the_first_run_installs_is_said_before(self):
         ui = self.panel.ui
-        before = dependencies.missing
         self.addCleanup(self.panel.enter)
-        self.addCleanup(setattr, dependencies, "missing", before)
-        dependencies.missing = lambda device: True
+        nothing, needs.needs = needs.needs, lambda manifest, device: [needs.Need(needs.LIBRARIES["openvino"], State())]
         self.panel.enter()
         self.assertIn("about 60 MB", ui.installHint.text)
         self.assertFalse(ui.installHint.isHidden())
-        dependencies.missing = lambda device: False
+        needs.needs = nothing
         self.panel.enter()
         self.assertTrue(ui.installHint.isHidden())
+
+    def test_in_testing_mode_nothing_is_installed(self):
+        if not slicer.app.testingEnabled():
+            self.skipTest("not in testing mode")
+        ui = self.panel.ui
+        needs.needs = lambda manifest, device: [needs.Need(needs.LIBRARIES["openvino"], State())]
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.applyButton.click()
+        self.assertFalse(self.panel.isRunning)
+        self.assertIn("OpenVINO is not installed", ui.statusLabel.text)
 
 
 class ForecastTest(PanelCase):

@@ -1,89 +1,224 @@
-"""What must be installed into Slicer's Python before a model can run, asked for when it is needed."""
+"""What must be installed into Slicer's Python before a model can run: asked for, installed, and then the work goes on."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..errors import BackendError
-from ..predict.backends import is_installed
+from ..errors import BackendError, Cancelled
+from ..package import Manifest, cache_folder
+from ..package.lock import locked
+from ..predict.backends.installed import state
+from . import needs, pip
+from .errand import Errand
+
+POLL_MS = 100
 
 
-def ensure(device: str, requirements: Path) -> None:
-    """Install what ``device`` needs, after asking; returns at once where it is there.
+class Dependencies:
+    """The panel's installations, one at a time; while one is under way, the panel's Cancel button stops it."""
 
-    Args:
-        device: ``auto`` and ``cpu`` need the small set in ``requirements``; ``cuda`` needs torch and MONAI.
-        requirements: The module's requirements.txt.
+    def __init__(self, panel: Any) -> None:
+        self._panel = panel
+        self._errand: Errand | None = None
+        self._wanted: list[needs.Need] = []
+        self._still_wanted: Callable[[], list[needs.Need]] = list
+        self._go_on: Callable[[], None] | None = None
+        self._timer = qt.QTimer()
+        self._timer.interval = POLL_MS
+        self._timer.connect("timeout()", self._onTimer)
+
+    def hint(self, manifest: Manifest | None, device: str) -> str:
+        """What the first run will install, before anybody presses Apply; nothing where all is there."""
+        try:
+            return needs.hint(needs.needs(manifest, device), _) if manifest is not None else ""
+        except BackendError:  # said when it is really asked for
+            return ""
+
+    def then(self, manifest: Manifest | None, device: str, go_on: Callable[[], None]) -> None:
+        """Call ``go_on`` once all is there: now, or after the user agreed and pip did it. Errors go to the panel."""
+        try:
+            self._wanted = needs.needs(manifest, device) if manifest is not None else []
+            if manifest is not None and self._wanted:
+                self._begin(manifest, device)
+        except Exception as error:
+            self._panel.onError(error)
+            return
+        if not self._wanted:
+            go_on()
+            return
+        self._go_on, self._still_wanted = go_on, lambda: needs.needs(manifest, device)
+        self._panel._run = self
+        self._panel.begin(self._heading())
+        self._panel.ui.progressBar.setRange(0, 0)
+        self._timer.start()
+
+    def ask(self, question: str, details: str) -> bool:
+        """Whether to install; never in testing mode, in which Slicer itself would answer yes."""
+        if slicer.app.testingEnabled():
+            return False
+        return slicer.util.confirmOkCancelDisplay(question, "UNetSegment", detailedText=details)
+
+    def cancel(self) -> None:
+        """Stop; what pip was replacing is put back where it can be."""
+        if self._errand is not None:
+            self._errand.cancel()
+
+    def stop(self) -> None:
+        """Stop and wait for it: the panel goes away."""
+        self._timer.stop()
+        if self._errand is not None:
+            self._errand.cancel()
+            self._errand.wait(pip.GRACE + 2)
+            self._errand = None
+
+    def _begin(self, manifest: Manifest, device: str) -> None:
+        titles = needs.titles(self._wanted)
+        if _slicer_installs():
+            raise BackendError("Another package is being installed in this Slicer; wait until it is there.")
+        if any(need.by_extension for need in self._wanted):
+            _pytorch_utils()  # before anybody is asked in vain
+        question = needs.question(self._wanted, manifest.title, device, needs.has_nvidia_gpu(), _)
+        if not self.ask(question, "\n".join(f"pip install {need.library.requirement}" for need in self._wanted)):
+            raise BackendError(f"{titles} is not installed, so this model cannot run; press Apply again to install it.")
+        commands = _commands(self._wanted)
+        python = shutil.which("PythonSlicer") or sys.executable
+        # the extension PyTorch may choose an older NumPy (on Macs with Intel processors), which must then stay
+        used = {} if any(need.by_extension for need in self._wanted) else loaded_versions()
+        version = state("pip").version
+
+        def work(tell: Callable[[pip.Report], None], cancelled: Callable[[], bool]) -> list[str]:
+            waiting = pip.Report(_("Waiting for another Slicer that installs packages"))
+            with locked(cache_folder() / "install.lock", cancelled, lambda: tell(waiting)):
+                return pip.run(python, commands, tell, cancelled, lambda: used | _torch_version(), version)
+
+        self._errand = Errand(work)
+
+    def _heading(self) -> str:
+        return _("Installing {names}").format(names=needs.titles(self._wanted))
+
+    def _onTimer(self) -> None:
+        """Show what pip does; when it is done, go on with what was asked for."""
+        errand, panel = self._errand, self._panel
+        if errand is None or (not errand.finished and errand.is_cancelled):
+            return
+        if not errand.finished:
+            if errand.report is not None:
+                panel.say(f"{self._heading()}\n{pip.shown(errand.report)}")
+                fraction = errand.report.fraction
+                panel.ui.progressBar.setRange(0, 0 if fraction is None else 1000)
+                panel.ui.progressBar.setValue(round(1000 * (fraction or 0)))
+            return
+        self._timer.stop()
+        self._errand = None
+        panel.ui.progressBar.setRange(0, 1000)
+        panel._run = None
+        importlib.invalidate_caches()
+        try:
+            self._check(errand)
+        except Exception as error:
+            panel.onError(error)
+            panel._warm()
+            return
+        panel.end()
+        panel.logic.stop()  # a worker that ran before does not see what came: a fresh one does
+        go_on, self._go_on = self._go_on, None
+        if go_on is not None:
+            go_on()
+
+    def _check(self, errand: Errand) -> None:
+        titles = needs.titles(self._wanted)
+        if isinstance(errand.error, pip.PipError):
+            logging.error("UNetSegment: pip failed\n%s", "\n".join(errand.error.lines))
+            raise BackendError(f"{titles} could not be installed: {errand.error}.")
+        if errand.is_cancelled:
+            raise Cancelled()
+        if errand.error is not None:
+            raise errand.error
+        logging.info("UNetSegment: pip\n%s", "\n".join(errand.result))
+        if left := self._still_wanted():
+            raise BackendError(
+                f"{needs.titles(left)} was installed, but this Slicer does not find it; restart Slicer and try again."
+            )
+
+
+def loaded_versions() -> dict[str, str]:
+    """Distributions that this process has imported, by the names they are imported as, with their versions.
+
+    pip must leave them alone: replacing files in use fails halfway on Windows, and leaves Slicer with a mixture
+    everywhere.
+    """
+    found: dict[str, str] = {}
+    for name in {module.split(".")[0] for module in list(sys.modules)} - set(sys.stdlib_module_names):
+        try:
+            found[name] = metadata.version(name)
+        except (metadata.PackageNotFoundError, ValueError):
+            continue
+    return found
+
+
+def _torch_version() -> dict[str, str]:
+    """The PyTorch that is there: whatever else is installed, the build for this computer's graphics card must stay."""
+    torch = state("torch")
+    return {"torch": torch.version} if torch.is_whole else {}
+
+
+def _commands(wanted: Sequence[needs.Need]) -> list[list[str]]:
+    """What pip is to do: take away what is damaged, then PyTorch by its extension, then the rest."""
+    damaged = [need for need in wanted if need.state.fault]
+    remains = [path for need in damaged for path in need.state.remains]
+    recorded = [need.library.name for need in damaged if need.state.version and not need.state.remains]
+    commands = [pip.clean(remains)] if remains else []
+    if recorded:
+        commands.append(["-m", "pip", "uninstall", "--yes", *recorded])
+    if any(need.by_extension for need in wanted):
+        commands.append(_pytorch_command())
+    rest = [need.library.requirement for need in wanted if not need.by_extension]
+    return [*commands, pip.arguments(rest, constrained=True)] if rest else commands
+
+
+def _pytorch_utils() -> Any:
+    """The logic of the extension PyTorch.
 
     Raises:
-        BackendError: It was declined, or could not be installed.
+        BackendError: The extension is not there.
     """
-    if not missing(device):
-        return
-    if device == "cuda":
-        _ensure_torch()
-    else:
-        _pip_install(requirements.read_text("utf-8"), "OpenVINO (about 60 MB)")
-        if not is_installed("openvino"):
-            raise BackendError("OpenVINO is not installed, so no model can run; press Apply again to install it.")
-
-
-def missing(device: str) -> bool:
-    """Whether something that ``device`` needs is not installed; told by metadata, nothing is imported."""
-    torch = is_installed("torch") and is_installed("monai")
-    return not torch if device == "cuda" else not (is_installed("openvino") or torch)
-
-
-def hint(device: str) -> str:
-    """What the first run will install, before anybody presses Apply; nothing where all is there."""
-    if not missing(device):
-        return ""
-    if device == "cuda":
-        return _("The first run installs PyTorch and MONAI (some gigabytes), after asking.")
-    return _("The first run installs OpenVINO (about 60 MB), after asking: it runs models on the processor.")
-
-
-def _ensure_torch() -> None:
-    if not is_installed("torch"):
-        try:
-            import PyTorchUtils
-        except ImportError:
-            raise BackendError(
-                "Running on the GPU needs the PyTorch extension; install it in the Extensions Manager and restart Slicer."
-            ) from None
-        if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True) is None:
-            raise BackendError("PyTorch is not installed, so the GPU cannot be used; choose the CPU or try again.")
-    if not is_installed("monai"):
-        _pip_install("monai>=1.4", "MONAI")
-
-
-def _pip_install(requirements: str, what: str) -> None:
-    lines = [line.split("#")[0].strip() for line in requirements.splitlines()]
-    wanted = [line for line in lines if line]
     try:
-        from slicer.packaging import pip_ensure
-    except ImportError:  # Slicer before 5.12
-        question = f"UNetSegment needs {what}. Install it into Slicer's Python now?"
-        if slicer.app.testingEnabled() or not slicer.util.confirmOkCancelDisplay(question):
-            return
-
-        def install() -> None:
-            slicer.util.pip_install(wanted)
-
-    else:
-
-        def install() -> None:
-            pip_ensure(wanted, requester="UNetSegment")
-
-    try:
-        install()
-    except RuntimeError as error:  # pip_ensure's word for "the user said no"
-        raise BackendError(f"{what} was not installed; press Apply again when you want to install it.") from error
-    except Exception as error:  # pip's own failures have no common class
-        last = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        import PyTorchUtils
+    except ImportError:
         raise BackendError(
-            f"{what} could not be installed ({last[-1].strip()}); see the log for pip's output."
-        ) from error
+            "This needs PyTorch, which comes through the extension PyTorch; install that in the Extensions Manager and "
+            "restart Slicer."
+        ) from None
+    return PyTorchUtils.PyTorchUtilsLogic
+
+
+def _pytorch_command() -> list[str]:
+    """What the extension PyTorch would run; its own ``installTorch`` runs the same, but Slicer stands still meanwhile."""
+    logic = _pytorch_utils()
+    try:
+        if not state("light-the-torch").is_whole:
+            logic._installLightTheTorch()  # small; the extension knows which one
+        return ["-m", "light_the_torch", *logic._getPipInstallArguments()]
+    except AttributeError:
+        raise BackendError(
+            "The extension PyTorch is of a version that UNetSegment does not know; install PyTorch in its module "
+            "PyTorchUtils, then press Apply again."
+        ) from None
+
+
+def _slicer_installs() -> bool:
+    try:
+        from slicer.packaging import isPipInstallInProgress
+    except ImportError:  # Slicer before 5.12
+        return False
+    return isPipInstallInProgress()

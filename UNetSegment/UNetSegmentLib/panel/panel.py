@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import qt
@@ -15,11 +16,12 @@ from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
-from ..errors import Cancelled, UNetSegmentError, WorkerError
-from . import binding, cards, dependencies, outcome, state, structures
+from ..errors import Cancelled, InputError, UNetSegmentError, WorkerError
+from . import binding, cards, outcome, state, structures
 from .advice import Advice
 from .checklist import Checklist
 from .chosen import ChosenModel
+from .dependencies import Dependencies
 from .expected import Expected
 from .paper import Paper
 from .selftest import SelfTest
@@ -67,6 +69,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.deviceSelector.setCurrentIndex(max(self.ui.deviceSelector.findData(device), 0))
         self._checklist = Checklist(self.ui, self.onStructures)
         self._selfTest = SelfTest(self)
+        self.dependencies = Dependencies(self)
         self._advice = Advice(self)
         self.expected = Expected(self)
         self._cards = cards.Cards(self.ui.cardsPanel.layout(), self.onLog)
@@ -87,6 +90,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._cancelRun()
         if self._advice is not None:
             self._advice.stop()
+            self.dependencies.stop()
         self.model.close()
         self._paper.close()
         self.setParameterNode(None)
@@ -110,7 +114,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
 
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
-        self._cancelRun()
+        if self._run is not self.dependencies:  # what is being installed has nothing to do with the scene
+            self._cancelRun()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
@@ -258,26 +263,38 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._cancel, self._began = False, time.monotonic()
         self._advice.forget()
+        parameters, volume = self._parameterNode, self.inputs()[0]
+        under = (parameters, volume, self.model.title)
+        self._asked, self._ran = self._how(), self.ran
+        run = partial(
+            self.logic.start,
+            self.inputs(),
+            parameters.outputSegmentation,
+            model=self.model.name,
+            show3D=parameters.show3D,
+            region=parameters.region,
+            keep=self._kept(),
+            everyFrame=self.frames() > 1,
+            onProgress=self.onProgress,
+            onWarnings=self.onWarnings,
+            onDone=self.onDone,
+            onError=self.onError,
+            **self.options(),
+        )
+        nodes = [*self.inputs(), parameters.outputSegmentation, parameters.region]
+        self.dependencies.then(
+            self.model.manifest, self.options()["device"], lambda: self._start(run, under, list(filter(None, nodes)))
+        )
+
+    def _start(self, run: Callable[[], Any], under: tuple, nodes: list) -> None:
+        """Begin what Apply asked for; something may have been installed meanwhile."""
+        self._cancel, self._began, self._under = False, time.monotonic(), under
+        self.ui.installHint.visible = False
         try:
-            dependencies.ensure(self.options()["device"], Path(self.resourcePath("requirements.txt")))
-            self.ui.installHint.visible = False
-            parameters, volume = self._parameterNode, self.inputs()[0]
-            self._under = (parameters, volume, self.model.title)
-            self._asked, self._ran = self._how(), self.ran
-            self._run = self.logic.start(
-                self.inputs(),
-                parameters.outputSegmentation,
-                model=self.model.name,
-                show3D=parameters.show3D,
-                region=parameters.region,
-                keep=self._kept(),
-                everyFrame=self.frames() > 1,
-                onProgress=self.onProgress,
-                onWarnings=self.onWarnings,
-                onDone=self.onDone,
-                onError=self.onError,
-                **self.options(),
-            )
+            for node in nodes:
+                if node.GetScene() is None:
+                    raise InputError(f"'{node.GetName()}' is not in the scene any more; choose again and press Apply.")
+            self._run = run()
         except Exception as error:
             self.onError(error)
             return
@@ -364,7 +381,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         manifest = self.model.manifest
         if self._parameterNode is None or self._run is not None:
             return
-        self.ui.installHint.text = words = dependencies.hint(self.options()["device"])
+        self.ui.installHint.text = words = self.dependencies.hint(manifest, self.options()["device"])
         self.ui.installHint.visible = bool(words)
         if manifest is None or words:
             return

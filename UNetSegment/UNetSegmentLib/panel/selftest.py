@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import slicer
@@ -10,7 +9,6 @@ from slicer.i18n import tr as _
 
 from .. import package
 from ..errors import InputError
-from . import dependencies
 from .checkup import Checkup
 
 MODEL = "hippocampus-mr-t1"
@@ -33,12 +31,18 @@ class SelfTest:
             sample = panel.sample()
             if sample is None:
                 raise InputError("The sample image is not installed, so this computer cannot be checked.")
-            device = panel.options()["device"]
-            dependencies.ensure(device, Path(panel.resourcePath("requirements.txt")))
+            model, device = package.load(MODEL), panel.options()["device"]
+        except Exception as error:
+            panel.onError(error)
+            return
+        panel.dependencies.then(model.manifest, device, lambda: self._start(model, sample, device))
+
+    def _start(self, model: package.Package, sample: tuple, device: str) -> None:
+        panel = self._panel
+        try:
             panel._run = Checkup(
-                panel.logic.worker(),
-                package.load(MODEL),
-                *(*sample, {"device": device, "mode": "auto"}, self._progress, self._done),
+                *(panel.logic.worker(), model, *sample, {"device": device, "mode": "auto"}),
+                *(self._progress, self._done),
                 host=f"{slicer.app.applicationName} {slicer.app.applicationVersion}",
             )
         except Exception as error:

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import WorkerError
-from . import protocol
+from . import protocol, tree
 
 Heard = Callable[[Any, bytes], None]
 """Given the process and a line of it; called in a thread."""
@@ -39,16 +37,13 @@ class Child:
     def __init__(self, command: Sequence[str], on_line: Heard, on_log: Heard) -> None:
         library = str(Path(__file__).resolve().parents[2])
         begin = f"import sys; sys.path.insert(0, {library!r}); from UNetSegmentLib.worker.server import main; main()"
-        apart: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            apart = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
                 [*command, "-c", begin],
                 **{"stdin": pipe, "stdout": pipe, "stderr": pipe, "bufsize": 0},
                 env=os.environ | {"PYTHONUTF8": "1"},
-                **apart,
+                **tree.apart(),
             )
         except OSError as error:
             raise WorkerError(
@@ -74,17 +69,7 @@ class Child:
         """End it and what it started."""
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.close()  # type: ignore[union-attr]
-        numbers = filter(None, (self.pid, self.worker_pid))
-        if sys.platform == "win32":
-            for number in numbers:
-                command = ["taskkill", "/PID", str(number), "/T", "/F"]
-                null = subprocess.DEVNULL
-                with contextlib.suppress(OSError):
-                    subprocess.Popen(command, stdout=null, stderr=null, creationflags=subprocess.CREATE_NO_WINDOW)
-        else:
-            for kill, number in zip((os.killpg, os.kill), numbers, strict=False):
-                with contextlib.suppress(OSError):
-                    kill(number, signal.SIGKILL)
+        tree.end(*filter(None, (self.pid, self.worker_pid)))
         threading.Thread(target=self._bury, daemon=True).start()  # the system takes its time to free its memory
 
     def _bury(self) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, Protocol
 
 import numpy as np
 
 from ...errors import BackendError
-from ...package import UNETS, Package
+from ...package import UNETS, Manifest, Package
 from ..stitch import Head
+from .installed import is_installed
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "intel-gpu")
 BACKENDS = ("auto", "openvino", "torch")
@@ -87,14 +87,6 @@ class Place:
         return TorchBackend(package, self.device, precision, fold, features, self.threads)
 
 
-def is_installed(distribution: str) -> bool:
-    """Whether a package is installed, told by its metadata: nothing is imported, half-removed ones do not count."""
-    try:
-        return bool(metadata.version(distribution))
-    except metadata.PackageNotFoundError:
-        return False
-
-
 def choose(package: Package, device: str = "auto", backend: str = "auto", threads: int | None = None) -> Place:
     """Where a package runs best on this computer.
 
@@ -130,40 +122,46 @@ def choose(package: Package, device: str = "auto", backend: str = "auto", thread
     return Place(backend, require_torch(device), threads)
 
 
-def _openvino_can(package: Package, torch_here: bool) -> bool:
-    """Whether OpenVINO gets this network: from the package, built from its weights, converted before, or by torch now."""
-    return package.has("onnx") or _openvino_builds(package) or torch_here
+def runs_on_openvino_alone(manifest: Manifest) -> bool:
+    """Whether OpenVINO gets a model's network without torch: from its ONNX file, or built from its weights."""
+    return "onnx" in manifest.files or (manifest.network in UNETS and "safetensors" in manifest.files)
 
 
-def _openvino_builds(package: Package) -> bool:
-    return package.manifest.network in UNETS and package.has("safetensors")
-
-
-def _torch_can(package: Package) -> bool:
-    has_weights = package.has("safetensors") or package.has("torch")
-    return has_weights and all(is_installed(name) for name in _torch_needs(package))
-
-
-def _torch_needs(package: Package) -> tuple[str, ...]:
-    if package.manifest.network in UNETS:
+def torch_needs(manifest: Manifest) -> tuple[str, ...]:
+    """The distributions that run a model's network with torch; nothing where it has no weights that torch reads."""
+    if not {"safetensors", "torch"} & manifest.files.keys():
+        return ()
+    if manifest.network in UNETS:
         return ("torch",)
-    extra = ("einops",) if package.manifest.network in ("SwinUNETR", "UNETR") else ()
+    extra = ("einops",) if manifest.network in ("SwinUNETR", "UNETR") else ()
     return ("torch", "monai", *extra)  # MONAI asks for einops only when such a network runs
 
 
+def _openvino_can(package: Package, torch_here: bool) -> bool:
+    """Whether OpenVINO gets this network: from the package, built from its weights, converted before, or by torch now."""
+    return runs_on_openvino_alone(package.manifest) or torch_here
+
+
+def _torch_can(package: Package) -> bool:
+    needs = torch_needs(package.manifest)
+    return bool(needs) and all(is_installed(name) for name in needs)
+
+
 def _missing(package: Package) -> str:
-    needs = " ".join(_torch_needs(package))
-    if package.has("onnx") or _openvino_builds(package):
+    needs = " ".join(torch_needs(package.manifest))
+    if not needs:
+        return f"Model '{package.manifest.name}' has an ONNX network only, which OpenVINO runs: pip install openvino"
+    if runs_on_openvino_alone(package.manifest):
         return (
             "No library to run networks is installed; for the CPU: pip install openvino, "
             f"for an NVIDIA GPU: pip install {needs}"
         )
-    if not (package.has("safetensors") or package.has("torch")):
-        return f"Model '{package.manifest.name}' has an ONNX network only, which OpenVINO runs: pip install openvino"
     return f"Model '{package.manifest.name}' needs torch to run or to be converted: pip install {needs}"
 
 
 def _cuda() -> bool:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError):  # there, but it does not load, e.g. for want of a system library
+        return False
     return bool(torch.cuda.is_available())
