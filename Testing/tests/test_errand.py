@@ -1,10 +1,12 @@
-"""Work in a thread beside Slicer's window, whose event loop holds Python's lock between two looks at the work."""
+"""Threads beside Slicer's window, whose event loop holds Python's lock between two looks at their work."""
 
 import ctypes
 import sys
+import threading
 import time
 
 from UNetSegmentLib.panel.errand import Errand
+from UNetSegmentLib.worker import Job, Worker
 
 STEPS = 200
 
@@ -29,4 +31,18 @@ def test_many_small_steps_do_not_wait_for_as_many_looks():
         hold_python(0.05)
         looks += 1
     assert errand.result == "done"
+    assert looks < STEPS / 5
+
+
+def test_an_engine_inside_of_slicer_works_while_the_worker_is_polled():
+    worker, looks = Worker(inside=True), 0
+    worker.start()
+    worker._enter(Job(0))  # something is under way
+    engine = threading.Thread(target=lambda: [time.sleep(0.0005) for _step in range(STEPS)], daemon=True)
+    engine.start()
+    while engine.is_alive() and looks < STEPS:
+        hold_python(0.03)
+        worker.poll()
+        looks += 1
+    worker.stop()
     assert looks < STEPS / 5

@@ -295,6 +295,17 @@ def test_a_worker_that_cannot_start_is_a_sentence():
 
 @posix
 @needs_engine
+def test_nothing_is_imported_from_the_folder_it_was_started_in(tmp_path, monkeypatch):
+    for name in ("queue", "json", "numpy"):  # files that lie about where somebody starts Slicer
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not mine')")
+    monkeypatch.chdir(tmp_path)
+    worker = Worker()
+    worker.start()
+    assert wait_until(lambda: worker.poll() or worker.has_answered or not worker.is_busy, 30)
+    worker.stop()
+    assert worker.has_answered, list(worker.lines)
+
+
 def test_a_hung_worker_is_ended(worker, model, monkeypatch):
     worker.wait(worker.load(model))
     monkeypatch.setattr(client, "SILENCE", 2)

@@ -29,6 +29,9 @@ SILENCE = 30.0
 """Seconds without a sign of life after which a worker counts as hung."""
 GRACE = 3.0
 """Seconds a worker has to stop when cancelled, before it is ended."""
+BREATH, BREATH_INSIDE = 0.003, 0.015
+"""Seconds a poll waits while there is something to do, for a worker that is a process or a thread of this one. Slicer holds
+Python's lock while its window waits for events: threads run only while the main thread is in Python and waits there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +178,8 @@ class Worker:
 
     def poll(self) -> None:
         """Call the callbacks of what has happened since; call it some thirty times a second while a job runs."""
+        if self._jobs:
+            time.sleep(BREATH_INSIDE if self.is_inside else BREATH)
         while True:
             try:
                 process, kind, content = self._events.get_nowait()

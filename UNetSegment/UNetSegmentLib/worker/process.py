@@ -36,13 +36,14 @@ class Child:
 
     def __init__(self, command: Sequence[str], on_line: Heard, on_log: Heard) -> None:
         library = str(Path(__file__).resolve().parents[2])
-        begin = f"import sys; sys.path.insert(0, {library!r}); from UNetSegmentLib.worker.server import main; main()"
+        begin = f"import sys; sys.path.insert(0, {library!a}); from UNetSegmentLib.worker.server import main; main()"
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
                 [*command, "-c", begin],
                 **{"stdin": pipe, "stdout": pipe, "stderr": pipe, "bufsize": 0},
-                env=os.environ | {"PYTHONUTF8": "1"},
+                # PYTHONSAFEPATH: nothing is imported from the folder in which Slicer was started
+                env=os.environ | {"PYTHONUTF8": "1", "PYTHONSAFEPATH": "1"},
                 **tree.apart(),
             )
         except OSError as error:
