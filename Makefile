@@ -65,9 +65,11 @@ format: .venv/.dev ## format the code and sort imports
 bench: .venv/.dev $(if $(filter .venv-nnunet/%,$(NNUNET_PYTHON)),.venv-nnunet/.ready) ## measure speed and memory beside nnU-Net and MONAI; BENCH="--case network", SHARED=folder
 	cd Testing && ../$(BIN)/python -m benchmarks --nnunet-python "$(abspath $(NNUNET_PYTHON))" --data "$(abspath $(SHARED))" $(BENCH)
 
-screenshots: .venv/.dev ## draw the icon and the README's pictures again
+screenshots: .venv/.dev ## draw the icon, the model's thumbnail and the README's pictures again
 	$(BIN)/python docs/draw_icon.py
 	$(MAKE) demo
+	$(BIN)/unetsegment segment $(SAMPLE)/hippocampus_084_image.nii.gz -m hippocampus-mr-t1 -o demo/hippocampus.seg.nrrd --quiet \
+	  --thumbnail Resources/Models/hippocampus-mr-t1/docs/thumbnail.png
 	cp demo/hippocampus.png Resources/Screenshots/hippocampus.png
 	cd Testing && ../$(BIN)/python -m host.picture ../UNetSegment/UNetSegment.py ../Resources/Screenshots/panel.png \
 	  --volume ../$(SAMPLE)/hippocampus_084_image.nii.gz --apply

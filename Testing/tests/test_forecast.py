@@ -201,6 +201,6 @@ def test_a_forecast_in_words(seconds, words):
 
 def test_the_line_about_what_will_happen():
     assert state.plan_line(None, "Automatic", "") == "Automatic"
-    assert state.plan_line(RAN, "Automatic", "about 20 s") == "CPU (16-bit, proven on this computer), about 20 s"
+    assert state.plan_line(RAN, "Automatic", "about 20 s") == "about 20 s on CPU (16-bit, proven here)"
     ran = RAN | {"precision": "fp32", "reference_dice": ""}
     assert state.plan_line(ran, "CPU", "") == "CPU (32-bit)"

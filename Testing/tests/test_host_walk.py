@@ -129,6 +129,29 @@ def test_a_download_is_cancelled_and_taken_up_again(panel, offered, tmp_path):
     chooser.dialog.hide()
 
 
+def test_a_picture_is_fetched_when_its_model_is_looked_at(panel, offered, tmp_path):
+    picture = (MODEL / "docs" / "thumbnail.png").read_bytes()
+    place = Path(os.environ["UNETSEGMENT_CACHE"]) / "catalogs" / "ours.json"
+    content = json.loads(place.read_text("utf-8"))
+    with serve(picture) as server:
+        told = {"url": server.url, "sha256": hashlib.sha256(picture).hexdigest()}
+        content["models"][0]["thumbnail"] = told
+        place.write_text(json.dumps(content), "utf-8")
+        panel.ui.modelsButton.click()
+        chooser = panel.model.chooser
+        slicer.app.processEvents()
+        assert not server.requests and not chooser._pictures.is_busy
+        chooser.ui.searchBox.setText("offered")
+        host.screenshot(chooser.dialog, tmp_path / "picture_1.png")
+        wait(lambda: not chooser._pictures.is_busy)
+        assert chooser.item().thumbnail.read_bytes() == picture and "<img" in chooser.ui.cardBrowser.toHtml()
+        host.screenshot(chooser.dialog, tmp_path / "picture_2.png")
+        chooser.ui.searchBox.setText("")
+        chooser.ui.searchBox.setText("offered")
+        assert len(server.requests) == 1
+    chooser.dialog.hide()
+
+
 def test_from_first_sight_to_a_result_card(panel, tmp_path):
     pytest.importorskip("openvino")
     ui, window = panel.ui, panel.parent

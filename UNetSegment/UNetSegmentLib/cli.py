@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("-m", "--model", required=True, help="name of an installed model, or a package folder")
     segment.add_argument("-o", "--output", required=True, help="label map to write: .seg.nrrd (for Slicer) or .nii.gz")
     segment.add_argument("--preview", metavar="PNG", help="also draw three slices and the surface")
+    segment.add_argument(
+        "--thumbnail", metavar="PNG", help="also draw the surface as a small picture, as models carry one"
+    )
     segment.add_argument("--compare", metavar="LABELS", help="an expert's label map: print the Dice with it")
     segment.add_argument("--device", choices=("auto", "cpu", "cuda", "mps", "intel-gpu"), default="auto")
     segment.add_argument("--backend", choices=("auto", "openvino", "torch"), default="auto")
@@ -88,10 +91,11 @@ def _parser() -> argparse.ArgumentParser:
 def _segment(options: argparse.Namespace) -> None:
     io.check_output(options.output)
     region = _region(options.region) if options.region else None
-    if options.preview:
+    pictures = [path for path in (options.preview, options.thumbnail) if path]
+    for path in pictures:
+        io.check_writable(path)
+    if pictures:
         from . import preview
-
-        io.check_writable(options.preview)
     model = package.load(options.model)
     volumes = [io.read_volume(path, options.series) for path in options.image]
     expert = io.read_labelmap(options.compare) if options.compare else None
@@ -126,6 +130,8 @@ def _segment(options: argparse.Namespace) -> None:
     io.write_labelmap(options.output, prediction.labels)
     if options.preview:
         preview.draw(volumes[0], prediction.labels, options.preview, title=model.manifest.title)
+    if options.thumbnail:
+        preview.thumbnail(prediction.labels, options.thumbnail)
     if options.quiet:
         return
     ran = prediction.provenance
@@ -134,7 +140,7 @@ def _segment(options: argparse.Namespace) -> None:
     print(f"{seconds:.2f} s on {where} (+ {ready - began:.1f} s to load the model)")
     if ran["notes"]:
         print(ran["notes"])
-    print(f"wrote {options.output}" + (f" and {options.preview}" if options.preview else ""))
+    print("wrote " + " and ".join([options.output, *pictures]))
 
 
 def _region(text: str) -> tuple[tuple[int, int], ...]:

@@ -68,15 +68,44 @@ def draw(image: Volume, labels: LabelMap, path: str | os.PathLike[str], title: s
     figure.text(0.985, 0.95, f"UNetSegment · {image.channels[0]}", color=INK, alpha=0.6, fontsize=10, ha="right")
     buffer = _io.BytesIO()
     canvas.print_png(buffer)
+    _write(path, buffer.getvalue())
+
+
+def thumbnail(labels: LabelMap, path: str | os.PathLike[str], side: int = 128) -> None:
+    """Write a small square PNG of the labels' surface, as models carry one (``docs/thumbnail.png``).
+
+    Args:
+        labels: The segmentation.
+        path: PNG to write, whole or not at all.
+        side: Its pixels along each side.
+
+    Raises:
+        OutputError: Matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        from matplotlib.image import imsave
+    except ImportError:
+        raise OutputError("The thumbnail needs matplotlib; install it with: pip install matplotlib") from None
+    turn = labels.grid.reorientation_to("RAS")
+    values, spacing = turn.apply(labels.array), np.asarray(labels.grid.reoriented(turn).spacing)
+    colors = {label.value: np.array(label.color) / 255 for label in labels.segments if (values == label.value).any()}
+    picture = _surface(values, spacing, colors, 2 * side)  # twice as fine, for soft edges
+    picture = picture.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))
+    buffer = _io.BytesIO()
+    imsave(buffer, picture, format="png", origin="lower")
+    _write(path, buffer.getvalue())
+
+
+def _write(path: str | os.PathLike[str], content: bytes) -> None:
     target = Path(path)
     part = target.with_name(f".{target.name}.part")
     try:
-        part.write_bytes(buffer.getvalue())
+        part.write_bytes(content)
         os.replace(part, target)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OutputError(
-            f"The preview cannot be written to '{path}' ({error.strerror}); choose another place."
+            f"The picture cannot be written to '{path}' ({error.strerror}); choose another place."
         ) from None
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wher
 from panel_case import BACKEND, CONTROLS, NO_BACKEND, PanelCase, add_sample, module, segment_names, setUpModule  # noqa: E402, F401
 from UNetSegmentLib import package  # noqa: E402
 from UNetSegmentLib.labels import Label  # noqa: E402
-from UNetSegmentLib.panel import advice, hierarchy, needs, outcome, structures  # noqa: E402
+from UNetSegmentLib.panel import advice, hierarchy, needs, outcome, pictures, structures  # noqa: E402
 from UNetSegmentLib.predict import forecast, speeds  # noqa: E402
 from UNetSegmentLib.predict.backends.installed import State  # noqa: E402
 from UNetSegmentLib.predict.sanity import InputWarning, check  # noqa: E402
@@ -43,6 +43,14 @@ class ChooserTest(PanelCase):
         self.assertTrue(0 < ui.modelList.topLevelItemCount < everything)
         ui.searchBox.setText("")
         self.assertEqual(ui.modelList.topLevelItemCount, everything)
+
+    def test_a_model_without_a_picture_gets_one_in_its_colours(self):
+        for count in range(1, 8):
+            colors = [(30 * n, 200, 250 - 30 * n) for n in range(1, count + 1)]
+            picture = pictures.drawn(colors).toImage()
+            seen = {picture.pixel(x, y) for x in range(pictures.SIDE) for y in range(pictures.SIDE)}
+            for color in colors[:5]:
+                self.assertIn(qt.QColor(*color).rgb(), seen)
 
     def test_the_licence_is_shown_before_a_download_and_a_refused_model_says_why(self):
         chooser = self.chooser()
@@ -180,15 +188,15 @@ class ForecastTest(PanelCase):
 
     def test_the_options_say_how_long_it_takes_once_that_is_known(self):
         panel, ui = self.panel, self.panel.ui
-        self.assertEqual(ui.optionsButton.text, "Options: CPU (16-bit, proven on this computer)")
+        self.assertEqual(ui.optionsButton.text, "Options: CPU (16-bit, proven here)")
         self.note(160.0, 0.0)
         panel.expected.forget()
         panel.refresh()
-        self.assertEqual(ui.optionsButton.text, "Options: CPU (16-bit, proven on this computer), about 20 s")
+        self.assertEqual(ui.optionsButton.text, "Options: about 20 s on CPU (16-bit, proven here)")
         region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
         panel.onRegionAdded(region)
         ui.regionSelector.setCurrentNode(region)
-        self.assertIn("about 20 s · region R", ui.optionsButton.text)
+        self.assertIn("proven here) · region R", ui.optionsButton.text)
         large = slicer.util.addVolumeFromArray(np.zeros((100, 120, 80), np.int16), name="large")
         ui.regionSelector.setCurrentNode(None)
         ui.inputSelector1.setCurrentNode(large)

@@ -16,6 +16,7 @@ from ..package.archive import size_text
 from . import shelf
 from .catalogs import Catalogs
 from .errand import Errand
+from .pictures import SIDE, Pictures
 
 POLL_MS = 50
 
@@ -56,6 +57,8 @@ class ModelChooser:
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
         header.setSectionResizeMode(1, qt.QHeaderView.Interactive)
         self.ui.modelList.setColumnWidth(1, 100)
+        self.ui.modelList.setIconSize(qt.QSize(SIDE, SIDE))
+        self._pictures = Pictures(self.onCatalogs)
         self.dialog.resize(960, 560)
         self.ui.splitter.setSizes([560, 400])
         self._timer = qt.QTimer()
@@ -85,6 +88,7 @@ class ModelChooser:
         """End it for good, with whatever is under way."""
         self._timer.stop()
         self._catalogs.stop()
+        self._pictures.close()
         if self._errand is not None:
             self._errand.cancel()
         self.dialog.close()
@@ -114,6 +118,7 @@ class ModelChooser:
                 continue
             line = qt.QTreeWidgetItem([item.title, item.anatomy, item.modality, item.size_words(), item.state_words(_)])
             line.setData(0, qt.Qt.UserRole, item.name)
+            line.setIcon(0, self._pictures.icon(item))
             line.setToolTip(0, item.title)
             line.setToolTip(1, item.anatomy)
             if item.problem:
@@ -136,7 +141,7 @@ class ModelChooser:
         return next((item for item in self._items if item.name == name), None)
 
     def onCatalogs(self) -> None:
-        """The catalogs are others now; a question that was asked or work under way is left alone, the next look shows them."""
+        """Catalogs or pictures are others now; a question that was asked or work under way is left alone, the next look shows them."""
         if self._errand is None and not self._asked[0]:
             self.refresh()
 
@@ -150,6 +155,8 @@ class ModelChooser:
         item = self.item()
         expected = self._expected(item.name) if item and item.manifest else ""
         self.ui.cardBrowser.setHtml(shelf.card(item, _, expected) if item else _nothing())
+        if item is not None:
+            self._pictures.want(item)
         self._buttons()
 
     def onDoubleClick(self, line: Any, column: int) -> None:

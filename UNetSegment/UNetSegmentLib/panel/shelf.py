@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from .. import package
 from ..errors import UNetSegmentError
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
     from ..package.catalog import Entry
 
 Translate = Callable[[str], str]
+CARD_PICTURE = 96
+"""Pixels of a thumbnail on a card."""
+PALETTE = (
+    *((128, 174, 128), (241, 214, 145), (177, 122, 101), (111, 184, 210), (216, 101, 79), (221, 130, 101)),
+    *((144, 196, 144), (192, 104, 88), (150, 140, 200), (200, 170, 90), (90, 150, 170), (210, 150, 180)),
+)
+"""Quiet colours that can be seen on dark and light windows."""
 READY, UPDATE, GET, REFUSED, BROKEN = "ready", "update", "get", "refused", "broken"
 
 
@@ -29,6 +38,7 @@ class Item:
         problem: Why it is refused or broken.
         size: Bytes on disk, or to fetch; None where that is not known.
         removable: Whether it can be deleted.
+        thumbnail: A small PNG, where there is one.
     """
 
     name: str
@@ -40,8 +50,17 @@ class Item:
     size: int | None = None
     removable: bool = False
     origin: str = ""
+    thumbnail: Path | None = None
     entry: Entry | None = field(default=None, repr=False)
     manifest: Manifest | None = field(default=None, repr=False)
+
+    @property
+    def colors(self) -> tuple[tuple[int, int, int], ...]:
+        """Of its structures: their own, or one that follows from the name where only a catalog tells of them."""
+        if self.manifest is not None:
+            return tuple(label.color for label in self.manifest.segments)
+        names = self.entry.labels if self.entry is not None else (self.name,)
+        return tuple(PALETTE[crc32(name.encode()) % len(PALETTE)] for name in names)
 
     @property
     def can_get(self) -> bool:
@@ -95,7 +114,7 @@ def read() -> tuple[list[Item], list[str]]:
 
 
 def _installed(name: str, folder: Any, entry: Entry | None) -> Item:
-    from ..package import store
+    from ..package import store, thumbnail
 
     manifest, problem = None, ""
     try:
@@ -120,12 +139,15 @@ def _installed(name: str, folder: Any, entry: Entry | None) -> Item:
         size=facts.size,
         removable=not facts.ships,
         origin="ships with UNetSegment" if facts.ships else str(facts.record.get("source", "")),
+        thumbnail=thumbnail.of_folder(folder) or (thumbnail.of_entry(entry) if entry else None),
         entry=entry,
         manifest=manifest,
     )
 
 
 def _offered(entry: Entry) -> Item:
+    from ..package import thumbnail
+
     return Item(
         name=entry.name,
         title=entry.title,
@@ -135,6 +157,7 @@ def _offered(entry: Entry) -> Item:
         problem=entry.cannot_run,
         size=entry.size,
         origin=entry.url or "",
+        thumbnail=thumbnail.of_entry(entry),
         entry=entry,
     )
 
@@ -148,7 +171,11 @@ def card(item: Item, tr: Translate = lambda text: text, expected: str = "") -> s
         expected: How long it will take on this computer, in words.
     """
     rows = [(what, text) for what, text in _facts(item, tr, expected) if text]
-    lines = [f"<h3>{escape(item.title)}</h3>"]
+    picture = ""
+    if item.thumbnail is not None:
+        address = escape(item.thumbnail.absolute().as_uri())
+        picture = f'<img src="{address}" width="{CARD_PICTURE}" style="float:right">'
+    lines = [f"{picture}<h3>{escape(item.title)}</h3>"]
     task = item.entry.task if item.entry else item.manifest.description if item.manifest else ""
     lines.append(f"<p>{escape(task)}</p>" if task else "")
     if item.problem:

@@ -181,13 +181,13 @@ def plan_line(
 ) -> str:
     """What a run will use, whether that was proven, and how long it will take.
 
-    ``CPU (16-bit, proven on this computer), about 20 s``; where nothing is known of it yet, the device that is chosen.
+    ``about 20 s on CPU (16-bit, proven here)``; where nothing is known of it yet, the device that is chosen.
     """
     if ran:
         bits = {"bf16": tr("16-bit"), "fp16": tr("16-bit"), "fp32": tr("32-bit")}.get(ran.get("precision", ""), "")
-        words = ", ".join(filter(None, [bits, tr("proven on this computer") if ran.get("reference_dice") else ""]))
+        words = ", ".join(filter(None, [bits, tr("proven here") if ran.get("reference_dice") else ""]))
         chosen = ran.get("device", "").upper() + (f" ({words})" if words else "")
-    return ", ".join(filter(None, [chosen, expected]))
+    return tr("{time} on {device}").format(time=expected, device=chosen) if expected else chosen
 
 
 def about(seconds: float, tr: Callable[[str], str] = lambda text: text) -> str:

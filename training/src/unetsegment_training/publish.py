@@ -12,7 +12,7 @@ from typing import Any
 
 from UNetSegmentLib import package
 from UNetSegmentLib.errors import PackageError
-from UNetSegmentLib.package import Package, arrival, catalog, hashes, schema
+from UNetSegmentLib.package import Package, arrival, catalog, hashes, schema, thumbnail
 
 from .safely import replace_text
 
@@ -109,6 +109,7 @@ def entry(loaded: Package, address: str) -> dict[str, Any]:
         },
         "citation": [_line(part) for part in known.get("citation", [])],
         "download": {"url": address, "sha256": None},
+        **thumbnail.as_entry(loaded.root),
     }
     if limits := known.get("limits"):
         told["remark"] = _line(" ".join(limits) if isinstance(limits, list) else str(limits))
