@@ -25,11 +25,11 @@ def start(testing: bool = True) -> None:
     from . import qtmodules, widgets_mrml
 
     qtmodules.install()
-    from . import application, packaging, pythonqt
+    from . import application, hierarchy, packaging, pythonqt
 
     slicer.modules, slicer.moduleNames = types.ModuleType("slicer.modules"), types.ModuleType("slicer.moduleNames")
     slicer.selfTests = {}
-    for name, native in {**widgets_mrml.CLASSES, **application.CLASSES}.items():
+    for name, native in {**widgets_mrml.CLASSES, **application.CLASSES, **hierarchy.CLASSES}.items():
         setattr(slicer, name, pythonqt.wrapper_class(native))
     native_app = application.qSlicerApplication(testing)
     slicer.app = pythonqt.proxy_of(native_app)

@@ -235,11 +235,25 @@ class MenuTest(PanelCase):
         self.panel.useVolume(second)
         self.assertIs(self.panel.ui.inputSelector1.currentNode(), second)
 
-    def test_the_menu_entry_is_there(self):
-        if not hasattr(slicer, "qSlicerSubjectHierarchyPluginHandler"):
-            self.skipTest("the stand-in host has no subject hierarchy plugins")
+    def test_the_menu_entry_is_there_for_images_and_opens_the_module_on_them(self):
         handler = slicer.qSlicerSubjectHierarchyPluginHandler.instance()
-        self.assertIsNotNone(handler.pluginByName("UNetSegment"))
+        menu = handler.pluginByName("UNetSegment").self()
+        (action,) = menu.itemContextMenuActions()
+        volume, labels = add_sample(), slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+        shNode = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        for node, visible in ((labels, False), (volume, True)):
+            item = shNode.GetItemByDataNode(node)
+            handler.setCurrentItem(item)
+            menu.showContextMenuActionsForItem(item)
+            self.assertEqual(action.visible, visible)
+        slicer.util.selectModule("Models")
+        self.assertFalse(self.panel.isConnected)
+        action.trigger()
+        self.assertEqual(slicer.util.selectedModule(), "UNetSegment")
+        self.assertIs(self.panel.ui.inputSelector1.currentNode(), volume)
+        handler.setCurrentItem(0)
+        action.trigger()  # nothing is chosen: nothing happens
+        self.assertIs(self.panel.ui.inputSelector1.currentNode(), volume)
 
 
 class StructuresTest(PanelCase):

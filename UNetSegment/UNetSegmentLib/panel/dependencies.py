@@ -109,9 +109,12 @@ class Dependencies:
     def _onTimer(self) -> None:
         """Show what pip does; when it is done, go on with what was asked for."""
         errand, panel = self._errand, self._panel
-        if errand is None or (not errand.finished and errand.is_cancelled):
+        if errand is None:
             return
-        if not errand.finished:
+        finished = errand.finished  # asked once: each time gives it a moment to work
+        if not finished and errand.is_cancelled:
+            return
+        if not finished:
             if errand.report is not None:
                 panel.say(f"{self._heading()}\n{pip.shown(errand.report)}")
                 fraction = errand.report.fraction
