@@ -331,6 +331,22 @@ class PanelTest(PanelCase):
             slicer.util.reloadScriptedModule("UNetSegment")
         self.panel = load_panel()
 
+    @unittest.skipUnless(BACKEND, NO_BACKEND)
+    def test_slicer_closes_during_a_run(self):
+        panel, ui = self.panel, self.panel.ui
+        panel.logic._worker = None
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.applyButton.click()
+        self.wait_for(lambda: panel.logic.worker().pid is not None)  # it is there, and at work
+        child = panel.logic.worker()._process
+        slicer.util.reloadScriptedModule("UNetSegment")  # as at the end, the panel's cleanup() is called
+        self.assertIsNone(panel._run)
+        self.assertFalse(panel.isConnected)
+        self.wait_for(lambda: child.exit_code is not None)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+        self.panel = load_panel()
+        self.assertTrue(self.panel.ui.applyButton.enabled)
+
     def test_choices_survive_in_the_parameter_node(self):
         volume = add_sample()
         self.panel.ui.inputSelector1.setCurrentNode(volume)

@@ -78,6 +78,20 @@ class SceneTest(unittest.TestCase):
         np.testing.assert_allclose(volume.grid.ijk_to_ras, matrix, atol=1e-9)
         self.assertEqual(volume.channels, ("mri",))
 
+    def test_voxels_of_every_type_of_number(self):
+        kinds = "CHAR SIGNED_CHAR UNSIGNED_CHAR SHORT UNSIGNED_SHORT INT UNSIGNED_INT LONG UNSIGNED_LONG LONG_LONG "
+        for kind in (kinds + "UNSIGNED_LONG_LONG FLOAT DOUBLE").split():
+            image = vtk.vtkImageData()
+            image.SetDimensions(2, 3, 4)
+            image.AllocateScalars(getattr(vtk, "VTK_" + kind), 1)
+            image.GetPointData().GetScalars().Fill(0)
+            image.SetScalarComponentFromDouble(1, 2, 3, 0, 99)
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", kind)
+            node.SetAndObserveImageData(image)
+            volume = scene.world_volume(node)
+            self.assertIn(volume.array.dtype.kind, "iuf")  # what the worker takes
+            self.assertEqual((volume.array[0, 1, 2, 3], volume.array.sum()), (99, 99))
+
     def test_parent_transforms_move_the_volume_in_the_world(self):
         node, inner, outer = add_volume(), add_transform(rotation()), add_transform(rotation(40, (0, 0, 1)))
         inner.SetAndObserveTransformNodeID(outer.GetID())
