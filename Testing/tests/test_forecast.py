@@ -202,5 +202,9 @@ def test_a_forecast_in_words(seconds, words):
 def test_the_line_about_what_will_happen():
     assert state.plan_line(None, "Automatic", "") == "Automatic"
     assert state.plan_line(RAN, "Automatic", "about 20 s") == "about 20 s on CPU (16-bit, proven here)"
+    words = "about 20 s on CPU (16-bit, proven here) · region R"
+    assert state.plan_line(RAN, "Automatic", "about 20 s", "R") == words
+    assert "on this computer" in state.plan_tip(RAN, "") and "foretold" in state.plan_tip(None, "about 20 s")
+    assert "on this computer" not in state.plan_tip(RAN | {"reference_dice": ""}, "")
     ran = RAN | {"precision": "fp32", "reference_dice": ""}
     assert state.plan_line(ran, "CPU", "") == "CPU (32-bit)"

@@ -173,7 +173,9 @@ class PanelTest(PanelCase):
                 for n in (node, expected)
             )
             np.testing.assert_array_equal(one, two)
-        self.assertIn("proven on this computer", ui.optionsButton.text)
+        self.assertIn("proven here", ui.optionsButton.text)
+        self.assertRegex(ui.optionsButton.text, r"about \d+ s on CPU")  # the run was measured
+        self.assertIn("model's own answer on this computer", ui.optionsButton.toolTip)
 
     @unittest.skipUnless(BACKEND, NO_BACKEND)
     def test_where_no_worker_starts_the_panel_does_the_work(self):

@@ -41,6 +41,7 @@ def show(ui: Any, view: PanelView) -> None:
     ui.modelHint.text = view.model_line
     ui.structuresButton.text = view.structures
     ui.optionsButton.text = view.options
+    ui.optionsButton.toolTip = view.options_tip
     ui.applyButton.text = view.apply_text
     ui.applyButton.enabled = view.apply_enabled
     ui.applyButton.toolTip = view.apply_tip

@@ -189,11 +189,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._warm()
         manifest = self.model.manifest
         names = [node.GetName() if node else None for node in self.inputs()]
-        region = self._parameterNode.region
-        where = _("region {name}").format(name=region.GetName()) if region else ""
-        words = [state.plan_line(self.ran, self.ui.deviceSelector.currentText, self.expected.words(), _), where]
+        ran, expected, region = self.ran, self.expected.words(), self.region.GetName() if self.region else ""
+        plan = state.plan_line(ran, self.ui.deviceSelector.currentText, expected, region, _)
         view = state.view(
-            *(manifest, names, self._run is not None, self.model.problem, " · ".join(filter(None, words)), _),
+            *(manifest, names, self._run is not None, self.model.problem, plan, _),
+            device_tip=state.plan_tip(ran, expected, _),
             kept=self._kept(),
             mode=self._parameterNode.mode,
             folds=self._parameterNode.folds,
@@ -208,10 +208,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._cards.refresh(self._run is not None)
 
     def onModelChanged(self, index: int) -> None:
-        if self._parameterNode is not None:
-            self._parameterNode.model = self.model.name
-            self._warm()
-            self.refresh()
+        self._keep("model", self.model.name)
 
     def onDeviceChanged(self, index: int) -> None:
         qt.QSettings().setValue(DEVICE_SETTING, self.ui.deviceSelector.currentData)
@@ -219,14 +216,15 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.refresh()
 
     def onModeChanged(self, index: int) -> None:
-        if self._parameterNode is not None:
-            self._parameterNode.mode = self.ui.modeSelector.currentData
-            self._warm()
-            self.refresh()
+        self._keep("mode", self.ui.modeSelector.currentData)
 
     def onFoldsChanged(self, index: int) -> None:
+        self._keep("folds", self.ui.foldsSelector.currentData)
+
+    def _keep(self, name: str, value: str) -> None:
+        """Keep a choice in the scene, and have ready what it needs."""
         if self._parameterNode is not None:
-            self._parameterNode.folds = self.ui.foldsSelector.currentData
+            setattr(self._parameterNode, name, value)
             self._warm()
             self.refresh()
 

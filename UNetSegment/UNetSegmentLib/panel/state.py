@@ -48,6 +48,7 @@ class PanelView:
     model_line: str
     structures: str
     options: str
+    options_tip: str
     apply_text: str
     apply_enabled: bool
     apply_tip: str
@@ -70,6 +71,7 @@ def view(
     mode: str = "auto",
     folds: str = "all",
     asking: bool = False,
+    device_tip: str = "",
 ) -> PanelView:
     """Decide what the panel shows.
 
@@ -84,6 +86,7 @@ def view(
         warnings: What looks wrong about the chosen volumes.
         mode: As for :class:`Predictor`.
         folds: Which of the model's networks are wanted, as for :class:`Predictor`.
+        device_tip: Sentences about ``device``.
         asking: Whether the user was asked if volumes that look quite wrong shall be segmented all the same.
     """
     rows, missing = _rows(manifest, chosen, tr)
@@ -107,6 +110,7 @@ def view(
         inputs=rows,
         model_line=model_problem or (manifest.summary if manifest else ""),
         options=tr("Options: {device}").format(device=device) if device else tr("Options"),
+        options_tip=device_tip,
         structures=structures.title(manifest, kept, tr),
         apply_text=apply_text,
         apply_enabled=running or not problem,
@@ -177,9 +181,13 @@ def _warned(
 
 
 def plan_line(
-    ran: Mapping[str, str] | None, chosen: str, expected: str, tr: Callable[[str], str] = lambda text: text
+    ran: Mapping[str, str] | None,
+    chosen: str,
+    expected: str,
+    region: str = "",
+    tr: Callable[[str], str] = lambda text: text,
 ) -> str:
-    """What a run will use, whether that was proven, and how long it will take.
+    """What a run will use, whether that was proven, how long it will take, and the region of interest.
 
     ``about 20 s on CPU (16-bit, proven here)``; where nothing is known of it yet, the device that is chosen.
     """
@@ -187,7 +195,21 @@ def plan_line(
         bits = {"bf16": tr("16-bit"), "fp16": tr("16-bit"), "fp32": tr("32-bit")}.get(ran.get("precision", ""), "")
         words = ", ".join(filter(None, [bits, tr("proven here") if ran.get("reference_dice") else ""]))
         chosen = ran.get("device", "").upper() + (f" ({words})" if words else "")
-    return tr("{time} on {device}").format(time=expected, device=chosen) if expected else chosen
+    if expected:
+        chosen = tr("{time} on {device}").format(time=expected, device=chosen)
+    return " · ".join(filter(None, [chosen, tr("region {name}").format(name=region) if region else ""]))
+
+
+def plan_tip(ran: Mapping[str, str] | None, expected: str, tr: Callable[[str], str] = lambda text: text) -> str:
+    """The same in sentences, for whoever wants to know what stands behind it."""
+    parts = [tr("What the work runs on, and how. Click to open or close.")]
+    if ran and ran.get("reference_dice"):
+        parts.append(
+            tr("It gave the model's own answer on this computer, on the patch of an image that comes with the model.")
+        )
+    if expected:
+        parts.append(tr("The time is foretold from what was measured on this computer."))
+    return " ".join(parts)
 
 
 def about(seconds: float, tr: Callable[[str], str] = lambda text: text) -> str:
