@@ -193,7 +193,7 @@ def _tell(trainer: pl.Trainer, module: Segmenter, data: Cases, last: Path) -> No
     """What is about to be done, in a line."""
     million = sum(p.numel() for p in module.network.parameters()) / 1e6
     print(
-        f"{len(data.train)} cases train, {len(data.val)} validate; {module.config.network}, {million:.1f} million "
+        f"{len(data.train)} case{'s' * (len(data.train) != 1)} train, {len(data.val)} validate; {module.config.network}, {million:.1f} million "
         f"parameters, on {trainer.strategy.root_device} in {trainer.precision}"
         + (f"; goes on from '{last}'" if last.exists() else ""),
         flush=True,
