@@ -172,7 +172,7 @@ def _load_scene(path):
     if path.endswith(".mrb"):
         return bool(scene.ReadFromMRB(path, True))
     scene.SetURL(path)
-    return bool(scene.Connect(path))
+    return bool(scene.Connect())
 
 
 class qMRMLSliceWidget(qMRMLWidget):

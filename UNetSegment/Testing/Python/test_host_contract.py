@@ -444,6 +444,19 @@ class SlicerManners(unittest.TestCase):
         with self.assertRaises(RuntimeError):
             slicer.util.loadVolume(os.path.join(folder, "absent.nrrd"))
 
+    def test_scenes_keep_any_text(self):
+        text = '{"a": [1, 2], "b": "x;y:z=w & <é> \\" "}'
+        for suffix in (".mrml", ".mrb"):
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "made")
+            node.SetAttribute("UNetSegmentTest.text", text)
+            path = os.path.join(tempfile.mkdtemp(), "scene" + suffix)
+            self.assertTrue(slicer.util.saveScene(path))
+            slicer.mrmlScene.Clear(0)
+            slicer.util.loadScene(path)
+            (node,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+            self.assertEqual(node.GetAttribute("UNetSegmentTest.text"), text)
+            slicer.mrmlScene.Clear(0)
+
     def test_errors_are_raised_again(self):
         with self.assertRaises(ValueError):
             with slicer.util.tryWithErrorDisplay("Failed", waitCursor=True):

@@ -213,5 +213,6 @@ def _place_beside(node: Any, reference: Any, scene: Any, created: bool) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     if not created or hierarchy is None:
         return
-    parent = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(reference))
-    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), parent)
+    item, volume = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(reference)
+    if item and volume:  # a hidden volume has none
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(volume))
