@@ -123,6 +123,26 @@ def cross_validate(
 
 
 @app.command()
+def choose(
+    folders: Annotated[
+        list[Path], typer.Argument(help="folders of 'cross-validate', the simplest configuration first")
+    ],
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write")] = None,
+) -> None:
+    """Say which of several cross-validated configurations is best, and whether its lead is more than chance."""
+    from .choose import choose as run_choose
+
+    told = run_choose(folders, out)
+    labels = list(told["candidates"][0]["labels"])
+    table = Table("folder", "mean Dice", *labels)
+    for entry in told["candidates"]:
+        table.add_row(entry["folder"], f"{entry['dice']:.4f}", *(f"{entry['labels'][name]:.4f}" for name in labels))
+    Console(width=100).print(table)
+    print(told["why"])
+    print(f"best: {told['chosen']}")
+
+
+@app.command()
 def settings() -> None:
     """Print every setting of 'fit' with its meaning and default, as Markdown (docs/configuration.md)."""
     from .settings import page
