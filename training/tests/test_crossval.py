@@ -8,17 +8,20 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from unetsegment_training.cli import main
 from unetsegment_training.config import FitConfig
-from unetsegment_training.dataset import read_dataset
+from unetsegment_training.crossval import validate_mean
+from unetsegment_training.dataset import DatasetError, read_dataset
 from unetsegment_training.infer import logits
 from unetsegment_training.patches import prepare
 from unetsegment_training.split import five_folds
 from UNetSegmentLib import io, package
 from UNetSegmentLib.errors import PackageError
 from UNetSegmentLib.labels import Label
+from UNetSegmentLib.package import Manifest
 from UNetSegmentLib.predict import Predictor
-from UNetSegmentLib.predict.backends.torch_backend import load_network
+from UNetSegmentLib.predict.backends.torch_backend import build_network, load_network
 from UNetSegmentLib.predict.postprocess import postprocess
 from UNetSegmentLib.volume import LabelMap, dice
 
@@ -253,6 +256,43 @@ def test_leaks_and_mix_ups_are_refused(work, runs, tmp_path, capsys):
     assert cross_validate(work / "balls", leaky, "--folds", "0") == 1
     assert f"Fold 2 of '{leaky / 'split.json'}' both trains and validates on case" in capsys.readouterr().err
     assert [path.name for path in leaky.iterdir()] == ["split.json"]
+
+
+def test_the_mean_of_two_configurations_is_that_of_their_probabilities(work, runs, tmp_path):
+    """The same networks with other patches and other weights, on cases that neither has seen."""
+    for path in (runs / "manifest.json", *runs.glob("fold_*/manifest.json")):
+        raw = json.loads(path.read_text())
+        raw["inference"]["patch_size"] = [24, 24, 24]
+        path.write_text(json.dumps(raw))
+    for path in runs.glob("fold_*/weights.pt"):
+        state = torch.load(path, weights_only=True)
+        torch.save({key: value * 1.1 for key, value in state.items()}, path)
+    dataset, second = read_dataset(work / "balls")[0], FitConfig.load(runs / "config.json")
+    told = validate_mean(dataset, [work / "runs", runs], tmp_path / "mean", "torch")
+    assert told["cases"] == 6 and told["measured_on"] == "5-fold cross-validation, folds 0, 1, 2"
+    name = json.loads((runs / "split.json").read_text())[1]["val"][0]
+    case = next(case for case in dataset.cases if case.name == name)
+    shares = []
+    for folder in (work / "runs", runs):
+        manifest = Manifest.from_dict(json.loads((folder / "manifest.json").read_text()))
+        network = build_network(manifest)
+        network.load_state_dict(torch.load(folder / "fold_1" / "weights.pt", weights_only=True))
+        network.half().float().eval()
+        shares.append(softmax(logits(network, prepare(case, manifest).image, manifest, second), axis=0))
+    expected, alone = (np.flip(x.argmax(0), (0, 1)) for x in (shares[0] + shares[1], shares[0]))
+    answer = io.read_labelmap(tmp_path / "mean" / "fold_1" / "answers" / f"{name}.seg.nrrd").array
+    assert np.mean(answer == expected) > 0.999 and np.mean(answer == alone) < 0.999
+    rows = json.loads((tmp_path / "mean" / "evaluation" / "cases.json").read_text())
+    assert {row["case"] for row in rows} == {name for fold in told["folds"] for name in _validating(runs, fold)}
+    second_split = runs / "split.json"
+    second_split.write_text("[]")
+    with pytest.raises(DatasetError, match="cannot be averaged|is not fold|trained on other cases"):
+        validate_mean(dataset, [work / "runs", runs], tmp_path / "other", "torch")
+    assert not (tmp_path / "other").exists()
+
+
+def _validating(runs, fold):
+    return json.loads((runs / "split.json").read_text())[fold["fold"]]["val"]
 
 
 @pytest.mark.slow

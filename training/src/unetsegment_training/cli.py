@@ -1,4 +1,4 @@
-"""``unetsegment-train inspect | plan | describe | fit | settings | evaluate | compare | pack | publish``."""
+"""``unetsegment-train inspect | plan | describe | fit | cross-validate | choose | evaluate | compare | pack | ...``."""
 
 from __future__ import annotations
 
@@ -127,15 +127,21 @@ def choose(
     folders: Annotated[
         list[Path], typer.Argument(help="folders of 'cross-validate', the simplest configuration first")
     ],
-    out: Annotated[Optional[Path], typer.Option(help="JSON file to write")] = None,
+    out: Annotated[Path, typer.Option(help="folder for decisions.json")],
+    ensembles: Annotated[
+        Optional[Path],
+        typer.Option(help="dataset folder: also measure the mean of each two, which no package can hold"),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, openvino or torch, for these")] = "auto",
 ) -> None:
     """Say which of several cross-validated configurations is best, and whether its lead is more than chance."""
     from .choose import choose as run_choose
 
-    told = run_choose(folders, out)
+    data = None if ensembles is None else _cases(ensembles, False, None, -1)[0]
+    told = run_choose(folders, out, data, backend)
     labels = list(told["candidates"][0]["labels"])
     table = Table("folder", "mean Dice", *labels)
-    for entry in told["candidates"]:
+    for entry in told["candidates"] + told["means"]:
         table.add_row(entry["folder"], f"{entry['dice']:.4f}", *(f"{entry['labels'][name]:.4f}" for name in labels))
     Console(width=100).print(table)
     print(told["why"])

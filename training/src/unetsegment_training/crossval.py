@@ -23,6 +23,7 @@ from UNetSegmentLib.package.manifest import MANIFEST_PATH
 from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.postprocess import postprocess
 
+from .averaged import mean_answer
 from .components import sentences, try_components
 from .config import FitConfig
 from .dataset import Case, Dataset, DatasetError
@@ -38,11 +39,24 @@ DECISIONS = "decisions.json"
 
 @dataclass(frozen=True)
 class Fold:
-    """A finished run of a cross-validation, and the names of the cases that validate it."""
+    """A finished fold of a cross-validation.
+
+    Args:
+        number: Which.
+        run: Folder with its answers.
+        cases: Names of the cases that validate it.
+        networks: Run folders whose probabilities are averaged: ``run`` alone, but for :func:`validate_mean`.
+    """
 
     number: int
     run: Path
     cases: tuple[str, ...]
+    networks: tuple[Path, ...]
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the networks' weights."""
+        return " ".join(sha256(network / "weights.pt") for network in self.networks)
 
 
 def cross_validate(
@@ -120,8 +134,43 @@ def _train(dataset: Dataset, runs: Path, config: FitConfig, device: str) -> None
     ended = (run / "weights.pt").exists() and FitConfig.load(run / "config.json").epochs == config.epochs
     config.store(run / "config.json")
     if not ended:
+        (run / "weights.pt").unlink(missing_ok=True)  # of fewer epochs: they would pass for the end of this run
         print(f"fold {config.fold}")
         fit(dataset, run, config, device)
+
+
+def validate_mean(dataset: Dataset, folders: Sequence[Path], output: Path, backend: str = "auto") -> dict[str, Any]:
+    """Cross-validate the mean of several configurations, each case answered by the networks that did not train on it.
+
+    Args:
+        dataset: That all were trained on.
+        folders: Of :func:`cross_validate`, with the same split and finished folds.
+        output: Folder for answers, evaluation and decisions.
+        backend: As in :class:`UNetSegmentLib.predict.Predictor`.
+
+    Returns:
+        What ``decisions.json`` holds.
+
+    Raises:
+        DatasetError: The folders differ in split, finished folds, channels or labels.
+    """
+    parts = [finished(folder) for folder in folders]
+    split = (folders[0] / "split.json").read_text("utf-8")
+    drafts = [json.loads((folder / "manifest.json").read_text("utf-8")) for folder in folders]
+    for folder, part, draft in zip(folders, parts, drafts, strict=True):
+        same = json.loads((folder / "split.json").read_text("utf-8")) == json.loads(split)
+        same = same and [fold.number for fold in part] == [fold.number for fold in parts[0]]
+        if not same or any(draft.get(key) != drafts[0].get(key) for key in ("labels", "outputs", "activation")):
+            raise DatasetError(f"'{folders[0]}' and '{folder}' differ in folds or labels and cannot be averaged.")
+    replace_text(output / "split.json", split)
+    replace_text(output / "manifest.json", json.dumps(drafts[0], indent=1))
+    folds = [
+        Fold(same[0].number, output / same[0].run.name, same[0].cases, tuple(fold.run for fold in same))
+        for same in zip(*parts, strict=True)
+    ]
+    for fold in folds:
+        _answer(dataset, fold, backend)
+    return _decide(dataset, output, folds, len(json.loads(split)))
 
 
 def finished(runs: Path) -> list[Fold]:
@@ -152,7 +201,7 @@ def _fold(runs: Path, number: int) -> Fold:
     trained = FitConfig.load(run / "config.json").fold
     if trained != number or split != stored:
         raise DatasetError(f"'{run}' is not fold {number} of '{runs}': it trained on other cases.")
-    return Fold(number, run, tuple(split[number]["val"]))
+    return Fold(number, run, tuple(split[number]["val"]), (run,))
 
 
 def _answer(dataset: Dataset, fold: Fold, backend: str) -> None:
@@ -162,22 +211,29 @@ def _answer(dataset: Dataset, fold: Fold, backend: str) -> None:
     """
     folder = fold.run / "answers"
     note = folder / "weights.txt"
-    weights = sha256(fold.run / "weights.pt")
-    if not note.exists() or note.read_text("utf-8") != weights:
+    if not note.exists() or note.read_text("utf-8") != fold.weights:
         shutil.rmtree(folder, ignore_errors=True)
-        replace_text(note, weights)
+        replace_text(note, fold.weights)
     missing = [case for case in _cases(dataset, fold) if not _place(fold, case).exists()]
     if not missing:
         return
     with tempfile.TemporaryDirectory(prefix="unetsegment-") as made:
-        raw = one_kind([fold.run]) | {"postprocessing": []}
-        write_files(Path(made), raw, [fold.run], dataset)
-        path = Path(made) / MANIFEST_PATH
-        path.parent.mkdir()
-        path.write_text(json.dumps(raw), "utf-8")
-        predictor = Predictor(package.load(made), backend=backend, mirror=False)
+        places = [Path(made) / str(n) for n in range(len(fold.networks))]
+        predictors = [_predictor(dataset, *pair, backend) for pair in zip(fold.networks, places, strict=True)]
         for case in track(missing, f"answers of fold {fold.number}", disable=None):
-            io.write_labelmap(_place(fold, case), answer(predictor, case).labels)
+            several = len(predictors) > 1
+            labels = mean_answer(predictors, case) if several else answer(predictors[0], case).labels
+            io.write_labelmap(_place(fold, case), labels)
+
+
+def _predictor(dataset: Dataset, run: Path, root: Path, backend: str) -> Predictor:
+    """A run's network as it would ship, without post-processing, in the folder ``root``."""
+    raw = one_kind([run]) | {"postprocessing": []}
+    write_files(root, raw, [run], dataset)
+    path = root / MANIFEST_PATH
+    path.parent.mkdir()
+    path.write_text(json.dumps(raw), "utf-8")
+    return Predictor(package.load(root), backend=backend, mirror=False)
 
 
 def _place(fold: Fold, case: Case) -> Path:
@@ -243,7 +299,7 @@ def _told(fold: Fold, evaluation: Path) -> dict[str, Any]:
     return {
         "fold": fold.number,
         "run": fold.run.name,
-        "weights": sha256(fold.run / "weights.pt"),
+        "weights": fold.weights,
         "cases": len({row["case"] for row in rows}),
         "dice": means,
     }

@@ -12,7 +12,7 @@ from rich.progress import track
 from UNetSegmentLib import package
 from UNetSegmentLib.errors import UNetSegmentError
 from UNetSegmentLib.labels import Label
-from UNetSegmentLib.predict import Predictor, gather
+from UNetSegmentLib.predict import Prediction, Predictor, gather
 from UNetSegmentLib.volume import LabelMap, Volume
 
 from .compare import compare
@@ -66,12 +66,16 @@ def evaluate(
 def answer(predictor: Predictor, case: Case) -> Answer:
     """What a model answers to a case, beside the expert's labels."""
     image, expert = case.load()
+    return Answer(case.name, image, expert, predict(predictor, case, image).labels)
+
+
+def predict(predictor: Predictor, case: Case, image: Volume, **options: Any) -> Prediction:
+    """What a model predicts for a case's ``image``; an error names the case. ``options`` go to the predictor."""
     channels = [Volume(image.array[c : c + 1], image.grid, (name,)) for c, name in enumerate(image.channels)]
     try:
-        labels = predictor.predict(gather(channels, predictor.package.manifest)).labels
+        return predictor.predict(gather(channels, predictor.package.manifest), **options)
     except UNetSegmentError as error:
         raise type(error)(f"Case '{case.name}': {error}") from None
-    return Answer(case.name, image, expert, labels)
 
 
 def write_evaluation(
