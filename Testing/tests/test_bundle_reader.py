@@ -285,6 +285,11 @@ def test_yaml_without_pyyaml_says_what_to_install(tmp_path, monkeypatch):
             "lambda x: x",
         ),
         ({LAST: [SOFTMAX, INVERT]}, "postprocessing", "AsDiscreted"),
+        (
+            {LAST: [t("MeanEnsembled", keys=["pred_0", "pred_1"], output_key="pred"), SOFTMAX, INVERT, ARGMAX]},
+            "postprocessing::transforms::0",
+            "several networks",
+        ),
         ({LAST: [SOFTMAX, ARGMAX]}, "postprocessing", "Invertd"),
         ({"inferer__roi_size": "@nowhere::at::all"}, "nowhere::at::all", "no such entry"),
         ({"inferer__roi_size": "%other.json::patch"}, "inferer::roi_size", "other.json"),

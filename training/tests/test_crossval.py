@@ -1,6 +1,8 @@
 """Cross-validation from three small folds to one package: who answered what, what was decided, and what the model is."""
 
+import contextlib
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import torch
 from scipy.special import softmax
 from unetsegment_training.cli import main
 from unetsegment_training.config import FitConfig
-from unetsegment_training.crossval import validate_mean
+from unetsegment_training.crossval import finished, validate_mean
 from unetsegment_training.dataset import DatasetError, read_dataset
 from unetsegment_training.infer import logits
 from unetsegment_training.patches import prepare
@@ -181,6 +183,15 @@ def test_what_is_finished_is_left_alone(work, runs):
     assert cross_validate(work / "balls", runs, "--folds", "0,1,2") == 0
     assert len(weights) == 3 and len(answers) == 9
     assert all(path.stat().st_mtime_ns == when for path, when in (weights | answers).items())
+
+
+def test_a_fold_that_was_to_go_on_and_failed_is_not_finished(work, runs):
+    """Its old weights, of fewer epochs, must not pass for the end of the longer run."""
+    (runs / "fold_0" / "checkpoints" / "last.ckpt").write_bytes(b"a disk that filled")
+    with contextlib.suppress(pickle.UnpicklingError, RuntimeError, EOFError):
+        assert cross_validate(work / "balls", runs, "--folds", "0", "--epochs", "13") == 1
+    assert FitConfig.load(runs / "fold_0" / "config.json").epochs == 13
+    assert [fold.number for fold in finished(runs)] == [1, 2]
 
 
 def test_new_weights_answer_anew(work, runs):

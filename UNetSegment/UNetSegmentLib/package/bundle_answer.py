@@ -104,6 +104,10 @@ def read_answer(node: Node, moved: bool, cropped: bool) -> Answer:
     decided = inverted = saved = False
     for component, name in composed(node):
         a, here = Arguments(component), component.node
+        if name in ("MeanEnsembled", "VoteEnsembled"):
+            raise here.refusal(
+                "it averages several networks; such a bundle runs only as a package, with configs/manifest.json"
+            )
         if name == "SaveImaged" or (a.keys and "pred" not in a.keys):
             if name == "SaveImaged" and "pred" in a.keys and moved and not inverted:
                 if cropped or not a.truth("resample", True) or not decided:
