@@ -47,6 +47,14 @@ def test_a_speck_in_few_cases_is_no_proof():
     assert not trial.kept and trial.gain > 0 and trial.why == "the gain is not more than noise"
 
 
+def test_four_of_many_cases_are_no_proof_and_five_are():
+    """Exact: 1/16 and 1/32, whatever the number of cases that stay as they are."""
+    truth = case(LIVER)
+    for count, kept in ((4, False), (5, True)):
+        (trial,) = tried([(case(LIVER, SPECK) if n < count else truth, truth) for n in range(40)], ONE)
+        assert trial.p == pytest.approx(0.5**count) and trial.kept == kept
+
+
 def test_a_structure_of_two_parts_keeps_both():
     truth = case(*KIDNEYS)
     (trial,) = tried([(truth, truth)] * 10, TWO)
