@@ -76,7 +76,8 @@ screenshots: .venv/.dev ## draw the icon, the model's thumbnail and the README's
 
 train-hippocampus: .venv/.dev ## train, measure and pack the hippocampus model; DATASET=folder, RUN=folder
 	$(BIN)/unetsegment-train fit $(DATASET) $(RUN) --fold 0 --epochs 55
-	$(BIN)/unetsegment-train pack $(DATASET) $(RUN) $(RUN)/hippocampus-mr-t1 --card training/cards/hippocampus.json
+	$(BIN)/unetsegment-train pack $(DATASET) $(RUN) $(RUN)/hippocampus-mr-t1 --card training/cards/hippocampus.json \
+	  --thumbnail Resources/Models/hippocampus-mr-t1/docs/thumbnail.png
 
 clean: ## remove the virtual environment and everything generated
 	rm -rf .venv .venv-nnunet demo build .pytest_cache .ruff_cache .hypothesis UNetSegment/*.egg-info training/src/*.egg-info

@@ -74,8 +74,7 @@ def test_what_is_no_small_png_is_not_shown(tmp_path, content):
     place.write_bytes(content)
     assert thumbnail.of_folder(tmp_path / "model") is None
     with pytest.raises(PackageError, match="cannot be a model's thumbnail; give a PNG of at most 512 x 512"):
-        thumbnail.put(tmp_path / "other", place)
-    assert not (tmp_path / "other").exists()
+        thumbnail.read(place)
     inside = entry(tmp_path, {"png": base64.b64encode(content).decode()})
     assert isinstance(inside, str) or thumbnail.of_entry(inside) is None
 
@@ -138,7 +137,7 @@ def test_a_thumbnail_is_drawn_and_put(tmp_path):
     assert picture.shape == (128, 128, 3)
     red, blue = (picture[..., c] > picture[..., 2 - c] + 0.2 for c in (0, 2))
     assert red.sum() > 300 and blue.sum() > 300
-    thumbnail.put(tmp_path / "model", out)
+    thumbnail.put(tmp_path / "model", thumbnail.read(out))
     assert thumbnail.of_folder(tmp_path / "model").read_bytes() == out.read_bytes()
     preview.thumbnail(LabelMap(np.zeros_like(array), Grid.from_spacing(array.shape, (1, 1, 2)), labels), out)
     assert thumbnail.is_sound(out.read_bytes())  # nothing was found: an empty picture

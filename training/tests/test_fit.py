@@ -14,6 +14,7 @@ import torch
 from unetsegment_training.cli import main
 from unetsegment_training.dataset import read_dataset
 from UNetSegmentLib import io, package
+from UNetSegmentLib.package import thumbnail
 from UNetSegmentLib.predict import Predictor
 
 SMALL = [
@@ -67,8 +68,10 @@ def test_fit_pack_evaluate_and_stock_monai_agree(balls, tmp_path, capsys):
     assert main(["fit", str(balls), str(run), *fast]) == 0
     card = tmp_path / "card.json"
     card.write_text(json.dumps(CARD))
-    assert main(["pack", str(balls), str(run), str(model), "--card", str(card)]) == 0
+    picture = package.load("hippocampus-mr-t1").root / thumbnail.PLACE
+    assert main(["pack", str(balls), str(run), str(model), "--card", str(card), "--thumbnail", str(picture)]) == 0
     loaded = package.load(model)
+    assert thumbnail.of_folder(model).read_bytes() == picture.read_bytes()
     loaded.verify()
     assert {m["label"] for m in loaded.manifest.metrics} == {1, 2}
     assert min(m["dice"] for m in loaded.manifest.metrics) > 0.6  # it learned the balls

@@ -19,7 +19,7 @@ from unetsegment_training.cli import main
 from unetsegment_training.publish import publish
 from UNetSegmentLib import package
 from UNetSegmentLib.errors import PackageError
-from UNetSegmentLib.package import catalog, store
+from UNetSegmentLib.package import catalog, store, thumbnail
 from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.volume import Grid, Volume
 
@@ -61,6 +61,23 @@ def test_published_model_comes_back_and_segments_the_same(model: Path, tmp_path:
     ]
     assert answers[0].max() == 300
     np.testing.assert_array_equal(*answers)
+
+
+def test_a_published_model_brings_its_picture(model: Path, tmp_path: Path) -> None:
+    picture = package.load("hippocampus-mr-t1").root / thumbnail.PLACE
+    thumbnail.put(model, thumbnail.read(picture))
+    with web_server(tmp_path / "web") as url:
+        publish(model, tmp_path / "web", url)
+        (entry,), refused = catalog.read(f"{url}/catalog.json")
+        assert refused == [] and thumbnail.of_entry(entry).read_bytes() == picture.read_bytes()
+        outcome = store.get(entry)
+    assert thumbnail.of_folder(outcome.package.root).read_bytes() == picture.read_bytes()
+
+
+def test_a_picture_that_cannot_be_shown_is_refused_before_anything_is_packed(tmp_path: Path, capsys) -> None:
+    (tmp_path / "note.txt").write_text("no picture")
+    assert main(["pack", str(tmp_path), "run", str(tmp_path / "x"), "--thumbnail", str(tmp_path / "note.txt")]) == 1
+    assert "cannot be a model's thumbnail" in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
 def test_zip_is_the_same_bytes_and_its_hash_is_beside_it(model: Path, tmp_path: Path) -> None:

@@ -84,19 +84,27 @@ def as_entry(folder: Path) -> dict[str, Any]:
     return {} if path is None else {"thumbnail": {"png": base64.b64encode(path.read_bytes()).decode()}}
 
 
-def put(folder: Path, picture: Path) -> None:
-    """Make ``picture`` that of the model in ``folder``.
+def read(path: Path) -> bytes:
+    """A file that is to be a model's picture.
 
     Raises:
-        PackageError: It is no PNG, or too large.
-        OutputError: It cannot be written.
+        PackageError: It is not there, no PNG, or too large.
     """
-    if not _is_sound_file(picture):
+    if not _is_sound_file(path):
         raise PackageError(
-            f"'{picture}' cannot be a model's thumbnail; give a PNG of at most {SIDE} x {SIDE} pixels and "
+            f"'{path}' cannot be a model's thumbnail; give a PNG of at most {SIDE} x {SIDE} pixels and "
             f"{LIMIT // 1000} kB."
         )
-    _write(folder / PLACE, picture.read_bytes())
+    return path.read_bytes()
+
+
+def put(folder: Path, content: bytes) -> None:
+    """Make this PNG the picture of the model in ``folder``.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    _write(folder / PLACE, content)
 
 
 def _kept(content: bytes) -> Path:

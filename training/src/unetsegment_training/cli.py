@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from UNetSegmentLib.errors import UNetSegmentError
-from UNetSegmentLib.package import schema
+from UNetSegmentLib.package import schema, thumbnail
 
 from . import cli_data
 
@@ -251,6 +251,10 @@ def pack(
     terminology: Annotated[
         Optional[Path], typer.Option(help="table of codes in Slicer's JSON format; by default Slicer's general anatomy")
     ] = None,
+    picture: Annotated[
+        Optional[Path],
+        typer.Option("--thumbnail", help="small PNG of what it finds, as 'unetsegment segment' draws it"),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Pack runs as a model: measured on cases it has not seen, written as a bundle, proven on every backend.
@@ -258,12 +262,15 @@ def pack(
     Several runs are averaged; folds of one cross-validation bring its figures and what it decided."""
     from .measured import pack_measured, runs_of
 
+    shown = None if picture is None else thumbnail.read(picture)
     places = runs_of(runs)
     if card is None and not (places[0] / "parent.json").exists():
         raise typer.BadParameter("--card is needed: JSON with name, title, version, licence, intended use, ...")
     entries = {} if card is None else schema.load_json(card)
     data, _ = _cases(dataset, skip_bad, places[0], -1)
     packed, summary = pack_measured(places, data, output, entries, snapshot, terminology)
+    if shown is not None:
+        thumbnail.put(packed.root, shown)
     if summary:
         _print_summary(summary)
     for label in packed.manifest.segments:
