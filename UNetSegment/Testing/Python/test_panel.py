@@ -134,6 +134,20 @@ class ChooserTest(PanelCase):
         self.assertEqual(self.panel._parameterNode.model, shipped)
         self.assertTrue(ui.applyButton.enabled)
 
+    def test_the_window_works_beside_another_module_and_leads_back(self):
+        chooser, ui = self.chooser(), self.panel.ui
+        ui.modelSelector.addItem("other", "other")
+        self.addCleanup(lambda: ui.modelSelector.removeItem(ui.modelSelector.findData("other")))
+        ui.modelSelector.setCurrentIndex(ui.modelSelector.findData("other"))
+        slicer.util.selectModule("Models")
+        chooser.ui.cardBrowser.setHtml("")
+        chooser.refresh(module().DEFAULT_MODEL)
+        self.assertIn("Hippocampus", chooser.ui.cardBrowser.plainText)
+        chooser.ui.useButton.click()
+        self.assertEqual(slicer.util.selectedModule(), "UNetSegment")
+        self.assertEqual(ui.modelSelector.currentData, module().DEFAULT_MODEL)
+        self.assertEqual(self.panel._parameterNode.model, module().DEFAULT_MODEL)
+
     def test_the_window_cannot_change_the_model_of_a_run(self):
         chooser, ui = self.chooser(), self.panel.ui
         ui.inputSelector1.setCurrentNode(add_sample())

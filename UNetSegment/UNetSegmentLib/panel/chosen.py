@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
 from ..package import Manifest
@@ -93,14 +94,16 @@ class ChosenModel:
 
     def onChosen(self, name: str) -> None:
         """A model was chosen in that window; while something is under way, what was chosen before stays."""
+        if not self._panel.isConnected:  # the window stays open beside other modules
+            slicer.util.selectModule(self._panel.moduleName)
         if not self._panel.isRunning:
             self.select(name)
 
     def onChanged(self, name: str | None = None) -> None:
         """Models came or went; one that came is chosen, unless a run is under way."""
         self.fill()
-        if name is not None:
-            self.onChosen(name)
+        if name is not None and not self._panel.isRunning:
+            self.select(name)
         self._panel.refresh()
 
     def close(self) -> None:

@@ -44,7 +44,8 @@ class Expected:
         """``about 20 s for 'MRHead'``, or for an image as those of training where no volume is chosen; for any model."""
         panel = self._panel
         node = panel.inputs()[0] if panel.isConnected else None
-        options = {key: value for key, value in panel.options().items() if key in ("device", "mode")}
+        chosen = panel.options() if panel.isConnected else {}  # not while another module is open
+        options = {key: value for key, value in chosen.items() if key in ("device", "mode")}
         seconds = panel.logic.expectedSeconds(node, name, **options)
         if seconds is None:
             return ""

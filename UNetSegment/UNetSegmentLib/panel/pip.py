@@ -94,7 +94,8 @@ def run(
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="unetsegment-pip-", ignore_cleanup_errors=True) as folder:
         environment = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)}
-        environment |= {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1", "PIP_NO_COLOR": "1"}
+        # PYTHONSAFEPATH: nothing is imported from the folder in which Slicer was started
+        environment |= {"PYTHONUTF8": "1", "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "PIP_NO_COLOR": "1"}
         environment |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         if _at_least(version, RAW_PROGRESS):
             environment["PIP_PROGRESS_BAR"] = "raw"
