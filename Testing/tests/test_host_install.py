@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import host
@@ -16,8 +17,10 @@ from host import pythonqt
 from PySide6.QtCore import QEventLoop
 from PySide6.QtWidgets import QApplication, QMessageBox
 from synthetic.wheels import build_wheel
-from UNetSegmentLib.panel import needs
-from UNetSegmentLib.predict.backends.installed import state
+from UNetSegmentLib import package
+from UNetSegmentLib.package.lock import locked
+from UNetSegmentLib.panel import needs, pip
+from UNetSegmentLib.predict.backends.installed import State, state
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "Resources" / "SampleData" / "hippocampus" / "hippocampus_084_image.nii.gz"
@@ -89,7 +92,11 @@ def panel(packages, monkeypatch):
     panel.questions = []
     monkeypatch.setattr(panel.dependencies, "ask", lambda question, details: panel.questions.append(question) or True)
     yield panel
+    if panel.isRunning and panel._run is not panel.dependencies:
+        panel.ui.applyButton.click()
+        wait(lambda: not panel.isRunning)
     panel.dependencies.stop()
+    panel.end()
     panel.logic.stop()
     panel.logic._worker = None
     slicer.mrmlScene.Clear(0)
@@ -182,8 +189,58 @@ def test_the_module_goes_away_during_an_installation(panel):
     panel.ui.applyButton.click()
     panel.dependencies.stop()
     assert panel.dependencies._errand is None
-    panel._run = None
-    panel.end()
+
+
+def test_another_slicer_that_installs_is_waited_for(panel):
+    with locked(package.cache_folder() / "install.lock"):
+        panel.ui.applyButton.click()
+        wait(lambda: "Waiting for another Slicer" in panel.ui.statusLabel.text)
+        assert not state("small").version
+    wait(lambda: panel._run is not panel.dependencies)
+    assert state("small").is_whole
+
+
+def test_what_this_process_uses_stays_as_it_is(panel, packages, monkeypatch):
+    """Its NumPy is in use: a library that wants another one is not installed over it."""
+    build_wheel(Path(os.environ["PIP_FIND_LINKS"]), "small", requires=("numpy<1.0",))
+    panel.ui.applyButton.click()
+    wait(lambda: not panel.isRunning)
+    assert "no version fits the libraries that this Slicer comes with" in panel.ui.statusLabel.text
+    assert not list(packages.iterdir())
+
+
+def test_pytorch_comes_by_its_extension_and_before_what_needs_it(panel, monkeypatch):
+    """The extension is not here; it has these two functions, and runs the command in the same way."""
+    extension = types.ModuleType("PyTorchUtils")
+    prepared = []
+
+    class PyTorchUtilsLogic:
+        @staticmethod
+        def _installLightTheTorch():
+            prepared.append(True)
+
+        @staticmethod
+        def _getPipInstallArguments():
+            return ["install", "torch", "torchvision"]
+
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    torch = needs.Need(needs.LIBRARIES["torch"], State("2.4.0", "2 of its files are missing, such as libtorch.so"))
+    monai = needs.Need(needs.LIBRARIES["monai"], State())
+    monkeypatch.setattr(needs, "needs", lambda manifest, device: [torch, monai])
+    panel.ui.applyButton.click()
+    assert "install that in the Extensions Manager" in panel.ui.statusLabel.text and not panel.questions
+
+    extension.PyTorchUtilsLogic = PyTorchUtilsLogic
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", extension)
+    ran = []
+    monkeypatch.setattr(pip, "run", lambda python, commands, *rest: ran.extend(commands) or [])
+    panel.ui.applyButton.click()
+    wait(lambda: not panel.isRunning)
+    assert prepared and "PyTorch (" in panel.questions[0] and "MONAI (" in panel.questions[0]
+    assert ran[0] == ["-m", "pip", "uninstall", "--yes", "torch"]
+    assert ran[1] == ["-m", "light_the_torch", "install", "torch", "torchvision"]
+    assert "monai>=1.4" in ran[2] and len(ran) == 3
+    assert "was installed, but this Slicer does not find it" in panel.ui.statusLabel.text  # nothing was, here
 
 
 def test_the_real_dialog(panel, monkeypatch, tmp_path):

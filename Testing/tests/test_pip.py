@@ -81,7 +81,7 @@ def test_a_wheel_and_what_it_needs_are_installed_and_pips_own_configuration_is_u
     assert any("Successfully installed" in line for line in lines)
     assert place.state() == State("1.0") and place.state("smaller").is_whole
     assert subprocess.run([place.python, "-c", "import small, smaller"]).returncode == 0
-    assert lines == [report.line for report in place.reports]
+    assert [report.line for report in place.reports][-1] == lines[-1]
 
 
 def test_nothing_is_left_in_the_folder_for_temporary_files(place, tmp_path, monkeypatch):
@@ -127,6 +127,7 @@ def test_a_server_that_cannot_be_reached_is_told(place, monkeypatch):
     monkeypatch.setenv("PIP_RETRIES", "1")
     with pytest.raises(pip.PipError, match="cannot be reached"):
         place.run("small")
+    assert "The package server does not answer; trying again" in [pip.shown(report) for report in place.reports]
 
 
 def test_a_proxy_that_does_not_answer_is_told(place, monkeypatch):
@@ -228,7 +229,8 @@ def test_a_replacement_that_was_killed_halfway_is_seen_and_mended(place, monkeyp
     place.run("small")
     build_wheel(place.wheels, "small", "2.0", files=500)
     with monkeypatch.context() as patch:
-        stop_halfway(place, patch, lambda: any(place.packages.glob("~*")), "small>=2")
+        before = place.packages / "small-1.0.dist-info"
+        stop_halfway(place, patch, lambda: any(place.packages.glob("~*")) and not before.exists(), "small>=2")
     there = place.state()
     assert there.fault and any(path.name.startswith("~") for path in there.remains), there
     place.run(commands=[pip.clean(there.remains), pip.arguments(["small"])])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -22,6 +24,7 @@ from . import needs, pip
 from .errand import Errand
 
 POLL_MS = 100
+_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[a-z0-9.]+)?")  # pip refuses others
 
 
 class Dependencies:
@@ -46,20 +49,22 @@ class Dependencies:
 
     def then(self, manifest: Manifest | None, device: str, go_on: Callable[[], None]) -> None:
         """Call ``go_on`` once all is there: now, or after the user agreed and pip did it. Errors go to the panel."""
+        panel = self._panel
         try:
             self._wanted = needs.needs(manifest, device) if manifest is not None else []
             if manifest is not None and self._wanted:
+                panel._run = self  # before anything lets the window live: Apply is not pressed twice
                 self._begin(manifest, device)
         except Exception as error:
-            self._panel.onError(error)
+            panel.onError(error)
             return
         if not self._wanted:
             go_on()
             return
         self._go_on, self._still_wanted = go_on, lambda: needs.needs(manifest, device)
-        self._panel._run = self
-        self._panel.begin(self._heading())
-        self._panel.ui.progressBar.setRange(0, 0)
+        panel.begin(self._heading())
+        panel.ui.installHint.visible = False
+        panel.ui.progressBar.setRange(0, 0)
         self._timer.start()
 
     def ask(self, question: str, details: str) -> bool:
@@ -93,13 +98,15 @@ class Dependencies:
         commands = _commands(self._wanted)
         python = shutil.which("PythonSlicer") or sys.executable
         # the extension PyTorch may choose an older NumPy (on Macs with Intel processors), which must then stay
-        used = {} if any(need.by_extension for need in self._wanted) else loaded_versions()
+        free = any(need.by_extension for need in self._wanted)
+        used = set() if free else {name.split(".")[0] for name in [*sys.modules]} - sys.stdlib_module_names
+        used -= {need.library.name for need in self._wanted}
         version = state("pip").version
 
         def work(tell: Callable[[pip.Report], None], cancelled: Callable[[], bool]) -> list[str]:
             waiting = pip.Report(_("Waiting for another Slicer that installs packages"))
             with locked(cache_folder() / "install.lock", cancelled, lambda: tell(waiting)):
-                return pip.run(python, commands, tell, cancelled, lambda: used | _torch_version(), version)
+                return pip.run(python, commands, tell, cancelled, lambda: _versions(used), version)
 
         self._errand = Errand(work)
 
@@ -154,25 +161,20 @@ class Dependencies:
             )
 
 
-def loaded_versions() -> dict[str, str]:
-    """Distributions that this process has imported, by the names they are imported as, with their versions.
+def _versions(modules: Collection[str]) -> dict[str, str]:
+    """The versions of the distributions that are imported by these names, and of PyTorch: pip must leave them alone.
 
-    pip must leave them alone: replacing files in use fails halfway on Windows, and leaves Slicer with a mixture
-    everywhere.
+    To replace files in use fails halfway on Windows, and leaves Slicer with a mixture everywhere. The PyTorch that is
+    there was chosen for this computer's graphics card.
     """
     found: dict[str, str] = {}
-    for name in {module.split(".")[0] for module in list(sys.modules)} - set(sys.stdlib_module_names):
-        try:
+    for name in modules:
+        with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
             found[name] = metadata.version(name)
-        except (metadata.PackageNotFoundError, ValueError):
-            continue
-    return found
-
-
-def _torch_version() -> dict[str, str]:
-    """The PyTorch that is there: whatever else is installed, the build for this computer's graphics card must stay."""
     torch = state("torch")
-    return {"torch": torch.version} if torch.is_whole else {}
+    if torch.is_whole:
+        found["torch"] = torch.version
+    return {name: version for name, version in found.items() if version and _VERSION.fullmatch(version)}
 
 
 def _commands(wanted: Sequence[needs.Need]) -> list[list[str]]:
@@ -212,10 +214,11 @@ def _pytorch_command() -> list[str]:
         if not state("light-the-torch").is_whole:
             logic._installLightTheTorch()  # small; the extension knows which one
         return ["-m", "light_the_torch", *logic._getPipInstallArguments()]
-    except AttributeError:
+    except Exception as error:  # what it raises is not said anywhere
+        logging.error("UNetSegment: the extension PyTorch failed", exc_info=error)
         raise BackendError(
-            "The extension PyTorch is of a version that UNetSegment does not know; install PyTorch in its module "
-            "PyTorchUtils, then press Apply again."
+            "The extension PyTorch could not be used (see the log); install PyTorch in its module PyTorchUtils, then "
+            "press Apply again."
         ) from None
 
 

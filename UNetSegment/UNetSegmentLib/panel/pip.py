@@ -133,10 +133,12 @@ def _one(
             done = re.fullmatch(r"Progress (\d+) of (\d+)", line)
             if done:
                 have, all_ = int(done[1]), int(done[2])
-                tell(Report(lines[-1] if lines else "", have / all_ if all_ else None))
+                about = next((line for line in reversed(lines) if _matters(line)), "")
+                tell(Report(about, have / all_ if all_ else None))
             elif line:
                 lines.append(line)
-                tell(Report(line))
+                if _matters(line):
+                    tell(Report(line))
         return process.wait()
     except BaseException:
         tree.end(process.pid)
@@ -240,8 +242,15 @@ def explain(lines: Sequence[str]) -> str:
     return f"{last[:200].rstrip('.')}; see the log"
 
 
+def _matters(line: str) -> bool:
+    """Whether a line tells how far pip is: not its warnings, but for those of a server that does not answer."""
+    return "Retrying" in line or not line.startswith(("WARNING", "DEPRECATION", "[notice]"))
+
+
 def shown(report: Report) -> str:
     """A line of pip's for the panel: short, without addresses and paths."""
+    if "Retrying" in report.line:
+        return "The package server does not answer; trying again"
     line = re.sub(r"https?://\S+/", "", report.line)
     line = re.sub(r"(\S+?)-(\d[^-\s]*)-\S+\.whl(\.metadata)?", r"\1 \2", line)
     line = line if len(line) <= 90 else line[:87] + "..."
