@@ -245,13 +245,13 @@ def test_from_corrected_cases_saved_by_slicer_to_a_packed_model(model, tmp_path,
     cases, run, packed = saved_by_slicer(tmp_path / "corrected", 3), tmp_path / "run", tmp_path / "tuned"
     line = ["fit", str(cases), str(run), "--from", str(model), *FAST]
     assert main(line) == 1
-    assert "Train on all of them with --fold -1" in capsys.readouterr().err
-    run = tmp_path / "run-all"
-    line = ["fit", str(cases), str(run), "--from", str(model), *FAST, "--fold", "-1"]
-    assert main([*line[:-2], "--fold", "-1"]) == 0
+    assert "Train on all of them with --fold -1" in capsys.readouterr().err and not run.exists()
+    line += ["--fold", "-1"]
+    assert main(line) == 0
     assert main(["pack", str(cases), str(run), str(packed)]) == 0
     loaded = package.load(packed)
     raw = loaded.manifest.raw
+    assert raw["title"] == "Synthetic, tuned"
     assert (raw["name"], raw["version"], raw["licence"]) == ("synthetic-tuned", "1.1.0", LICENCE)
     ancestor = raw["ancestors"][0]
     assert (ancestor["name"], ancestor["version"], ancestor["licence"]) == ("synthetic", "1.0.0", LICENCE)

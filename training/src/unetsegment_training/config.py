@@ -179,6 +179,12 @@ class FitConfig(BaseModel):
         "Augmentation", 3.0, "Standard deviation of these points' displacements in voxels."
     )
 
+    keep: NotNegative = _option(
+        "Fine-tuning",
+        10.0,
+        "How strongly the network is held to what the model of `--from` answers on its reference patch (Li and Hoiem 2016); "
+        "0 lets it forget.",
+    )
     same_labels: tuple[str, ...] = _option(
         "Fine-tuning",
         (),

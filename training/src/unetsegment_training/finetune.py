@@ -1,9 +1,12 @@
 """Train a model on: with new cases, also a handful, without unlearning the old ones.
 
-Settings come from the model and suit few cases. What the new cases do not tell is kept in two ways. A structure of the
-model that the dataset does not name is completed, where a label says background, by the model's own answer, so that an
-expert who corrects the liver need not draw the other organs. Old cases, where some are at hand, are rehearsed: each batch
-is drawn from new and old ones alike.
+Settings come from the model and suit few cases. What the new cases do not tell is kept in three ways:
+
+- On the patch of an old case that a package carries as its reference, the network is held to the answer that the model
+  gave before (:class:`Memory`).
+- Old cases, where some are at hand, are rehearsed: patches come from new and old ones alike.
+- A structure of the model that the dataset does not name is completed, where a label says background, by the model's own
+  answer: an expert who corrects the liver need not draw the other organs.
 """
 
 from __future__ import annotations
@@ -16,14 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from UNetSegmentLib.package import Manifest
-from UNetSegmentLib.predict.backends.torch_backend import build_network
 
 from .config import FEW, FitConfig
 from .dataset import Case, Dataset, DatasetError
 from .infer import segment
 from .network import PACKAGE
 from .parent import Parent
-from .patches import Prepared, prepare
+from .patches import Patches, Prepared, prepare
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,52 @@ class Start:
 
     def train(self, new: list[Prepared], manifest: Manifest, dataset: Dataset, device: str) -> list[Prepared]:
         """Cases to train on: the new and old ones, completed, each about equally often."""
-        network = build_network(self.parent.manifest)
-        network.load_state_dict(self.parent.state)
-        network.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu").eval()
+        network = self.parent.network()
+        network.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         new = [completed(case, network, self.parent.manifest, dataset.labels) for case in new]
         if self.old is None:
             return new
         ready = (prepare(case, manifest) for case in self.old.cases)
         return mixed(new, [completed(case, network, self.parent.manifest, self.old.labels) for case in ready])
+
+    def memory(self, config: FitConfig) -> Memory | None:
+        """What holds the network to the model's answers; None where the model has no reference patch or none is wanted."""
+        if self.parent.reference is None or not config.keep:
+            return None
+        return Memory(self.parent.network(), self.parent.reference, config)
+
+
+class Memory:
+    """Learning without Forgetting (Li and Hoiem, ECCV 2016), on one patch that shows what the model was trained on.
+
+    Each step adds the mean over voxels of the Kullback-Leibler divergence between the model's probabilities and the
+    network's, on the patch changed at random as the training patches are, times the setting ``keep``. New labels
+    count as background here, which they were to the model (Cermelli et al., CVPR 2020).
+
+    Args:
+        model: The network as the model has it, in evaluation mode.
+        patch: (C, I, J, K), normalised.
+        config: Settings of the run.
+    """
+
+    def __init__(self, model: torch.nn.Module, patch: np.ndarray, config: FitConfig) -> None:
+        self.model = model.requires_grad_(False)
+        self.patch = Prepared("reference patch", patch, np.zeros(patch.shape[1:], np.uint8), (1.0, 1.0, 1.0))
+        self.config = config.changed(batch=1, steps_per_epoch=1, foreground_share=0.0, case_sampling="each")
+
+    def loss(self, network: torch.nn.Module, step: int, device: torch.device) -> torch.Tensor:
+        """To be added at a step: which patch, follows from seed and step alone."""
+        image = next(iter(Patches([self.patch], self.config, step)))[0].to(device)
+        with torch.no_grad():
+            wanted = self.model.to(device)(image).float().log_softmax(1)
+        answer = network(image).float()
+        answer = answer[:, 0] if answer.ndim > wanted.ndim else answer  # of several scales, the finest
+        known = wanted.shape[1]
+        found = answer.log_softmax(1)
+        background = torch.cat([found[:, :1], found[:, known:]], 1).logsumexp(1, keepdim=True)
+        found = torch.cat([background, found[:, 1:known]], 1)
+        divergence = torch.nn.functional.kl_div(found, wanted, reduction="none", log_target=True)
+        return self.config.keep * divergence.sum(1).mean()
 
 
 def defaults(parent: Parent, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:

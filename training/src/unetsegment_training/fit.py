@@ -27,7 +27,7 @@ from UNetSegmentLib.volume import dice
 from . import losses
 from .config import FitConfig
 from .dataset import Dataset, DatasetError
-from .finetune import Start
+from .finetune import Memory, Start
 from .infer import segment
 from .network import PACKAGE, build_for_training, inference_state
 from .optimise import make_optimizer, make_schedules
@@ -50,10 +50,13 @@ class Segmenter(pl.LightningModule):
         self.scores: list[list[float]] = []
         self.told = list(range(1, len(manifest.labels)))
         """Classes that the dataset's labels tell of."""
+        self.memory: Memory | None = None
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor, list[str]], index: int) -> torch.Tensor:
         x, y, names = batch
         loss = self.loss(self.network(x), y)
+        if self.memory is not None:
+            loss = loss + self.memory.loss(self.network, self.global_step, x.device)
         if not torch.isfinite(loss):
             raise DatasetError(
                 f"The loss is not a number at step {self.global_step} (cases {', '.join(names)}); "
@@ -134,8 +137,7 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto", st
     The folder gets ``config.json``, ``split.json``, ``manifest.json``, ``checkpoints/last.ckpt`` (each epoch, written
     beside and moved, so a kill at any moment costs the current epoch at most), TensorBoard and CSV logs (a CSV file
     per start, as Lightning would empty an old one), and at the end ``weights.pt``: the averaged weights of the network
-    without its deep-supervision heads. A run that starts from a model notes it in
-    ``parent.json``.
+    without its deep-supervision heads. A run that starts from a model notes it in ``parent.json``.
 
     Args:
         dataset: Checked; with ``start``, matched to its model.
@@ -149,10 +151,10 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto", st
     """
     if config.network == PACKAGE and start is None:
         raise DatasetError("The network 'package' is that of a model to start from; name it with --from.")
+    split = stored_split(run / "split.json", [case.name for case in dataset.cases], config.fold)
     config.store(run / "config.json")
     if start is not None:
         start.note(run)
-    split = stored_split(run / "split.json", [case.name for case in dataset.cases], config.fold)
     chosen = split[config.fold] if config.fold >= 0 else {"train": [c.name for c in dataset.cases], "val": []}
     by_name = {case.name: case for case in dataset.cases}
     train_cases = [by_name[name] for name in chosen["train"]]
@@ -175,6 +177,7 @@ def fit(dataset: Dataset, run: Path, config: FitConfig, device: str = "auto", st
     module = Segmenter(manifest, config, steps, weights)
     if start is not None:
         start.parent.begin(module.network, manifest)
+        module.memory = start.memory(config)
         module.told = [n for n, label in enumerate(manifest.labels) if n and label.value in dataset.labels]
     last = run / "checkpoints" / "last.ckpt"
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # advertisements, and what the next lines say

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from UNetSegmentLib import package
-from UNetSegmentLib.package import Manifest
-from UNetSegmentLib.predict.backends.torch_backend import load_network
+from UNetSegmentLib.package import Manifest, Package
+from UNetSegmentLib.predict.backends.torch_backend import build_network, load_network
 
 from .dataset import Case, Dataset, DatasetError, same_name
 from .plan import PALETTE, fingerprint
@@ -38,11 +40,13 @@ class Parent:
         manifest: Its manifest; labels in the order of the network's outputs, no files.
         state: Its network's weights, float32. Of several folds, the first one's.
         sha256: Of its manifest, which holds the hashes of its files.
+        reference: The patch (C, I, J, K) that it carries as its reference, normalised; None where it has none.
     """
 
     manifest: Manifest
     state: dict[str, torch.Tensor]
     sha256: str
+    reference: np.ndarray | None = None
 
     @classmethod
     def open(cls, model: str | Path) -> Parent:
@@ -67,7 +71,13 @@ class Parent:
         if not any(role.split(".")[0] in ("torch", "safetensors") for role in manifest.files):
             raise DatasetError(f"Model '{manifest.name}' has no weights for PyTorch, only ONNX; it cannot be trained.")
         state = load_network(loaded).state_dict()
-        return cls(_trainable(manifest), state, loaded.content_hash)
+        return cls(_trainable(manifest), state, loaded.content_hash, _reference(loaded))
+
+    def network(self) -> torch.nn.Module:
+        """Its network, on the processor, in evaluation mode."""
+        network = build_network(self.manifest)
+        network.load_state_dict(self.state)
+        return network.eval()
 
     def note(self, run: Path, rehearsed: Sequence[str] = ()) -> None:
         """Write into a run folder what it starts from, as ``parent.json``.
@@ -186,6 +196,7 @@ class Parent:
         raw = copy.deepcopy(self.manifest.raw)
         name, version = raw["name"], raw["version"].split(".")
         raw["name"] = name if name.endswith("-tuned") else f"{name[:58]}-tuned"
+        raw["title"] = raw["title"] if raw["title"].endswith(", tuned") else f"{raw['title'][:113]}, tuned"
         raw["version"] = f"{version[0]}.{int(version[1]) + 1}.0"
         raw["labels"] += new
         if new and self.manifest.architecture is None:
@@ -245,6 +256,14 @@ def _grown(old: torch.Tensor, more: int) -> torch.Tensor:
     if old.ndim == 1:
         rows[[0, *range(len(old), len(rows))]] -= math.log(1 + more)
     return rows
+
+
+def _reference(loaded: Package) -> np.ndarray | None:
+    if not loaded.has("reference"):
+        return None
+    name = loaded.manifest.raw.get("reference", {}).get("input", "input")
+    with np.load(io.BytesIO(loaded.verified_bytes("reference")), allow_pickle=False) as arrays:
+        return arrays[name].astype(np.float32)
 
 
 def _trainable(manifest: Manifest) -> Manifest:
