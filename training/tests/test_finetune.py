@@ -11,6 +11,7 @@ from unetsegment_training import finetune
 from unetsegment_training.cli import main
 from unetsegment_training.config import FitConfig
 from unetsegment_training.dataset import DatasetError, read_dataset
+from unetsegment_training.fit import fit
 from unetsegment_training.network import build_for_training, inference_state
 from unetsegment_training.parent import Parent
 from unetsegment_training.patches import Prepared, prepare
@@ -180,6 +181,58 @@ def test_structures_that_nobody_drew_are_completed_by_the_model_where_a_label_sa
     done = finetune.completed(case, network, parent.manifest, {0, 300}).classes
     assert np.array_equal(done, np.where(drawn == 2, 2, np.where(answer == 1, 1, 0)))
     assert finetune.completed(case, network, parent.manifest, {0, 3, 300}) is case
+
+
+class Says(torch.nn.Module):
+    """A network that gives every voxel the same probabilities."""
+
+    def __init__(self, *shares):
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.tensor(shares).log())
+
+    def forward(self, x):
+        return self.logits[None, :, None, None, None].expand(len(x), -1, *x.shape[2:])
+
+
+@pytest.mark.parametrize("now", [(0.25, 0.75), (0.125, 0.75, 0.125), (0.05, 0.75, 0.1, 0.1)])
+def test_what_is_forgotten_costs_its_divergence_and_new_labels_were_background(model, now):
+    config = settings(model, keep=3.0, patch=(16, 16, 16))
+    memory = finetune.Memory(Says(0.5, 0.5), np.zeros((1, 16, 24, 16), np.float32), config)
+    loss = memory.loss(network := Says(*now), 0, torch.device("cpu"))
+    assert float(loss) == pytest.approx(3 * (0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)), rel=1e-4)
+    loss.backward()
+    assert network.logits.grad.abs().sum() > 0 and memory.model.logits.grad is None
+    assert float(memory.loss(Says(0.4, 0.5, 0.1), 0, torch.device("cpu"))) == pytest.approx(0, abs=1e-6)
+
+
+def referenced(root, model):
+    """The model with a reference patch."""
+    from io import BytesIO
+
+    image = np.random.default_rng(1).normal(0, 1, (1, 16, 24, 16)).astype(np.float16)
+    with torch.inference_mode():
+        seen = torch.from_numpy(image.astype(np.float32))[None]
+        classes = load_network(package.load(model))(seen)[0].argmax(0).numpy()
+    content = BytesIO()
+    np.savez(content, input=image, labels=np.array([0, 3, 300], np.uint16)[classes])
+    raw = json.loads((model / "configs" / "manifest.json").read_text("utf-8"))
+    files = {role: (file["path"], (model / file["path"]).read_bytes()) for role, file in raw["files"].items()}
+    return packages.write(root, raw | {"files": {}}, files | {"reference": ("reference.npz", content.getvalue())})
+
+
+def test_a_run_keeps_what_the_reference_patch_shows(model, balls, tmp_path):
+    dataset, known = renamed(balls, SHELL, CORE), referenced(tmp_path / "known", model)
+    patch = torch.from_numpy(Parent.open(known).reference)[None]
+    before, change = load_network(package.load(known))(patch).softmax(1), {}
+    for keep in (0.0, 100.0):
+        config = settings(known, keep=keep, steps_per_epoch=8, epochs=1, warmup_steps=0, ema_decay=0.0, fold=-1)
+        matched, start = finetune.begin(Parent.open(known), dataset, config)
+        weights = torch.load(fit(matched, tmp_path / f"keep-{keep}", config, "cpu", start), weights_only=True)
+        network = start.parent.network()
+        network.load_state_dict(weights)
+        with torch.inference_mode():
+            change[keep] = float((network(patch).softmax(1) - before).abs().mean())
+    assert change[100.0] < 0.5 * change[0.0]
 
 
 def test_old_and_new_cases_are_seen_equally_often(model, balls):
