@@ -11,9 +11,10 @@ from unetsegment_training import finetune
 from unetsegment_training.cli import main
 from unetsegment_training.config import FitConfig
 from unetsegment_training.dataset import DatasetError, read_dataset
+from unetsegment_training.evaluate import evaluate
 from unetsegment_training.fit import fit
 from unetsegment_training.network import build_for_training, inference_state
-from unetsegment_training.parent import Parent
+from unetsegment_training.parent import Parent, by_name
 from unetsegment_training.patches import Prepared, prepare
 from UNetSegmentLib import io, package
 from UNetSegmentLib.labels import Label
@@ -317,6 +318,20 @@ def test_from_corrected_cases_saved_by_slicer_to_a_packed_model(model, tmp_path,
     line[line.index(str(model))] = str(other)
     assert main(line) == 1
     assert "started from another model than 'synthetic'" in capsys.readouterr().err
+
+
+def test_only_structures_that_the_dataset_names_are_measured(model, balls, tmp_path):
+    _, _, matched, _ = begun(model, renamed(balls, SHELL, "Cyst"), same_labels=("Cyst=" + SHELL,))
+    summary = evaluate(matched.cases[:1], model, tmp_path / "out")
+    assert [(row["label"], row["name"]) for row in summary] == [(3, SHELL)]
+    same = by_name(renamed(balls, CORE, SHELL), package.load(model).manifest)
+    assert same.labels == {0: "background", 300: CORE, 3: SHELL} and same.cases[0].renumber == (
+        (0, 0),
+        (1, 300),
+        (2, 3),
+    )
+    other = renamed(balls, CORE, "Cyst")
+    assert by_name(other, package.load(model).manifest) is other
 
 
 def test_a_run_goes_on_after_an_interruption_and_rehearses(model, balls, tmp_path, capsys):

@@ -198,9 +198,14 @@ def evaluate(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Measure a model with the predictor that runs in Slicer: a report, and metrics per case and label as CSV and JSON."""
-    from .evaluate import evaluate as run_evaluate
+    from UNetSegmentLib import package
 
-    _, cases = _cases(dataset, skip_bad, run, fold)
+    from .evaluate import evaluate as run_evaluate
+    from .parent import by_name
+
+    data, cases = _cases(dataset, skip_bad, run, fold)
+    if run is None:
+        cases = list(by_name(data, package.load(model).manifest).cases)
     _print_summary(run_evaluate(cases, model, output, backend, run, previous, mirror))
     print(f"wrote {output / 'report.html'}")
 
@@ -278,6 +283,11 @@ def pack(
         parts = [code for code in (codes.type, codes.modifier) if code] if codes else []
         told = ", ".join(f"{code.meaning} ({code.scheme} {code.value})" for code in parts)
         print(f"terminology of '{label.name}': {told or 'none; the table has no such name, give codes in the card'}")
+    for origin in packed.manifest.raw.get("ancestors", [])[:1]:
+        if (theirs := origin["licence"]["name"]) != packed.manifest.licence:
+            print(
+                f"licence: {packed.manifest.licence}, but {origin['name']} is under {theirs}; check that it permits this"
+            )
     size = sum(p.stat().st_size for p in packed.root.rglob("*") if p.is_file())
     print(f"wrote {output} ({size / 1e6:.1f} MB)")
 

@@ -40,7 +40,7 @@ def evaluate(
     previous: Path | None = None,
     mirror: bool = False,
 ) -> list[dict[str, Any]]:
-    """Segment every case and compare with the expert.
+    """Segment every case and compare with the expert, in the structures that the expert's labels tell of.
 
     Args:
         cases: With labels.
@@ -60,7 +60,9 @@ def evaluate(
     answers = (answer(predictor, case) for case in track(cases, "evaluate", disable=None))
     lead = f"Version {manifest.version}, {len(cases)} cases, backend {predictor.place.backend}{', mirrored' * mirror}."
     runs = [run] if run is not None else []
-    return write_evaluation(output, manifest.title, lead, manifest.segments, answers, runs, previous)
+    told = {value for case in cases for _, value in case.renumber}
+    segments = [label for label in manifest.segments if label.value in told] if told else manifest.segments
+    return write_evaluation(output, manifest.title, lead, segments, answers, runs, previous)
 
 
 def answer(predictor: Predictor, case: Case) -> Answer:

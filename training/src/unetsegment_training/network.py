@@ -152,6 +152,8 @@ def manifest_entry(config: FitConfig, channels: int, classes: int) -> dict[str, 
         DatasetError: The network cannot have that many channels.
     """
     name, filters, dropout = config.network, list(config.filters), config.dropout
+    if name == PACKAGE:
+        raise DatasetError("The network 'package' is that of a model to start from; name it with fit --from.")
     norm = None if config.norm == "none" else config.norm.upper()
     sizes = {"spatial_dims": config.dimensions, "in_channels": channels, "out_channels": classes}
     if name in ("dynunet", "residual"):
