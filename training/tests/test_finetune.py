@@ -1,12 +1,14 @@
 """A run that starts from a model: where it begins, whose labels are whose, and what it leaves behind."""
 
 import json
+from io import BytesIO
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from synthetic import packages
+from monai.networks.nets import UNet
+from synthetic import bundles, packages
 from unetsegment_training import finetune
 from unetsegment_training.cli import main
 from unetsegment_training.config import FitConfig
@@ -69,9 +71,51 @@ def test_before_the_first_step_it_answers_as_the_model(model, balls, supervised)
     assert torch.equal(packed.eval()(x), wanted)
 
 
+def saved(state):
+    content = BytesIO()
+    torch.save(state, content)
+    return content.getvalue()
+
+
+def monai_bundle(root):
+    arguments = {k: v for k, v in bundles.INFERENCE["network_def"].items() if k != "_target_"}
+    return bundles.write(root, weights=saved(UNet(**arguments).state_dict())), (32, 32, 16)
+
+
+def nnunet_package(root):
+    """What an nnU-Net folder becomes in the cache: its own network, axes, crop and resampling."""
+    arguments = {
+        "features_per_stage": [2, 3], "kernel_sizes": [[3, 3, 3]] * 2, "strides": [[1, 1, 1], [2, 2, 2]],
+        "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1], "conv_bias": True,
+    }  # fmt: skip
+    how = {"orientation": "stored", "axes": [2, 1, 0], "spacing": [1.0, 1.0, 1.0], "crop": "nonzero"}
+    raw = packages.manifest(
+        network={"name": "PlainConvUNet", "arguments": arguments}, outputs=[0, 3, 300],
+        preprocessing=how | {"resampling": {"alignment": "edges", "image_order": 3}},
+    )  # fmt: skip
+    state = build_network(package.Manifest.from_dict(raw)).state_dict()
+    return packages.write(root, raw, {"torch": ("models/model.pt", saved(state))}), (16, 24, 16)
+
+
+@pytest.mark.parametrize("kind", [monai_bundle, nnunet_package])
+def test_models_of_other_kinds_are_trained_on(kind, balls, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNETSEGMENT_CACHE", str(tmp_path / "cache"))
+    other, patch = kind(tmp_path / "other")
+    names = [label.name for label in package.load(other).manifest.segments]
+    network, manifest, matched, _ = begun(other, renamed(balls, *names))
+    x = torch.randn(1, 1, *patch)
+    assert torch.equal(network.eval()(x), load_network(package.load(other))(x))
+    ready = prepare(matched.cases[0], manifest)
+    assert ready.classes.shape == ready.image.shape[1:] and set(np.unique(ready.classes)) == {0, 1, 2}
+    if kind is nnunet_package:
+        network, *_ = begun(other, renamed(balls, names[0], "Cyst"), same_labels=("Cyst=+",))
+        assert network(x).shape[1] == 4
+
+
 def test_a_new_label_shares_the_background_and_changes_nothing_else(model, balls):
     network, manifest, matched, start = begun(model, renamed(balls, CORE, "Cyst"), same_labels=("cyst=+",))
     assert [label.name for label in manifest.labels] == ["background", SHELL, CORE, "Cyst"]
+    assert manifest.inference.mirror_axes == ()  # as the model: left and right may be two labels
     assert [label.value for label in manifest.labels] == [0, 3, 300, 301]
     assert matched.labels == {0: "background", 300: CORE, 301: "Cyst"}
     case = read_dataset(balls)[0].cases[0]
@@ -157,12 +201,8 @@ def test_a_network_that_mixes_its_outputs_takes_no_new_label(tmp_path, balls):
         "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2], "num_res_units": 1,
     }  # fmt: skip
     raw = packages.manifest(network={"name": "UNet", "arguments": arguments})
-    from monai.networks.nets import UNet
-
-    state = {f"torch.{n}": value for n, value in UNet(**arguments).state_dict().items()}
-    saved = tmp_path / "weights.pt"
-    torch.save({key.removeprefix("torch."): value for key, value in state.items()}, saved)
-    other = packages.write(tmp_path / "unet", raw, {"torch": ("models/model.pt", saved.read_bytes())})
+    files = {"torch": ("models/model.pt", saved(UNet(**arguments).state_dict()))}
+    other = packages.write(tmp_path / "unet", raw, files)
     begun(other, renamed(balls, SHELL, CORE))
     with pytest.raises(DatasetError, match="a label cannot be added"):
         begun(other, renamed(balls, SHELL, "Cyst"), same_labels=("Cyst=+",))
@@ -208,8 +248,6 @@ def test_what_is_forgotten_costs_its_divergence_and_new_labels_were_background(m
 
 def referenced(root, model):
     """The model with a reference patch."""
-    from io import BytesIO
-
     image = np.random.default_rng(1).normal(0, 1, (1, 16, 24, 16)).astype(np.float16)
     with torch.inference_mode():
         seen = torch.from_numpy(image.astype(np.float32))[None]

@@ -48,7 +48,7 @@ class Start:
 
     def manifest(self, dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -> Manifest:
         """The draft manifest of the run."""
-        return self.parent.child(list(self.new), dataset, cases, config.patch)
+        return self.parent.child(list(self.new), dataset, cases, config)
 
     def train(self, new: list[Prepared], manifest: Manifest, dataset: Dataset, device: str) -> list[Prepared]:
         """Cases to train on: the new and old ones, completed, each about equally often."""

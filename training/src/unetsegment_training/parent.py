@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,9 +24,13 @@ from UNetSegmentLib import package
 from UNetSegmentLib.package import Manifest, Package
 from UNetSegmentLib.predict.backends.torch_backend import build_network, load_network
 
+from .augment import Augmenter
 from .dataset import Case, Dataset, DatasetError, same_name
 from .plan import PALETTE, fingerprint
 from .safely import replace_text
+
+if TYPE_CHECKING:
+    from .config import FitConfig
 
 NEW = "+"
 """In ``NAME=+``: the label is a structure that the model does not have."""
@@ -179,9 +183,7 @@ class Parent:
         cases = tuple(replace(case, images=tuple(case.images[p] for p in places)) for case in dataset.cases)
         return replace(dataset, channels=tuple(have[p] for p in places), cases=cases)
 
-    def child(
-        self, new: list[dict[str, Any]], dataset: Dataset, cases: Sequence[Case], patch: Sequence[int]
-    ) -> Manifest:
+    def child(self, new: list[dict[str, Any]], dataset: Dataset, cases: Sequence[Case], config: FitConfig) -> Manifest:
         """The manifest of a model trained on from this one, without files.
 
         The licence is the parent's, ``ancestors`` say where it comes from, and the fingerprint is widened to what the
@@ -191,7 +193,7 @@ class Parent:
             new: Entries of new labels.
             dataset: Matched.
             cases: Those to train on.
-            patch: Patch size in voxels, 2 or 3 numbers.
+            config: Settings of the run; patch and mirrored axes are its.
         """
         raw = copy.deepcopy(self.manifest.raw)
         name, version = raw["name"], raw["version"].split(".")
@@ -201,7 +203,9 @@ class Parent:
         raw["labels"] += new
         if new and self.manifest.architecture is None:
             raw["network"]["arguments"]["out_channels"] = len(raw["labels"])
-        raw["inference"]["patch_size"] = [1] * (self.manifest.dimensions == 2) + list(patch)
+        flat = self.manifest.dimensions == 2
+        mirrored = [axis + flat for axis in Augmenter.of(config).mirrored]
+        raw["inference"] |= {"patch_size": [1] * flat + list(config.patch), "mirror_axes": mirrored}
         raw["ancestors"] = self.ancestry()
         raw["training_data"] = {
             "name": dataset.name, "cases": len(cases), "description": f"Training went on from {name} {raw['ancestors'][0]['version']}.",
