@@ -135,18 +135,19 @@ class ChooserTest(PanelCase):
         self.assertTrue(ui.applyButton.enabled)
 
     def test_the_window_works_beside_another_module_and_leads_back(self):
-        chooser, ui = self.chooser(), self.panel.ui
+        chooser, ui, shipped = self.chooser(), self.panel.ui, module().DEFAULT_MODEL
         ui.modelSelector.addItem("other", "other")
         self.addCleanup(lambda: ui.modelSelector.removeItem(ui.modelSelector.findData("other")))
         ui.modelSelector.setCurrentIndex(ui.modelSelector.findData("other"))
         slicer.util.selectModule("Models")
+        self.assertFalse(self.panel.isConnected)
         chooser.ui.cardBrowser.setHtml("")
-        chooser.refresh(module().DEFAULT_MODEL)
+        chooser.refresh(shipped)
         self.assertIn("Hippocampus", chooser.ui.cardBrowser.plainText)
         chooser.ui.useButton.click()
         self.assertEqual(slicer.util.selectedModule(), "UNetSegment")
-        self.assertEqual(ui.modelSelector.currentData, module().DEFAULT_MODEL)
-        self.assertEqual(self.panel._parameterNode.model, module().DEFAULT_MODEL)
+        self.assertEqual(ui.modelSelector.currentData, shipped)
+        self.assertEqual(self.panel._parameterNode.model, shipped)
 
     def test_the_window_cannot_change_the_model_of_a_run(self):
         chooser, ui = self.chooser(), self.panel.ui
