@@ -125,3 +125,14 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
         assert not web.exists()
     assert main(["publish", str(model), str(web), "--catalog", str(tmp_path / "ours.json")]) == 0
     assert catalog.read(tmp_path / "ours.json")[0][0].url == "http://localhost:8000/synthetic-1.0.0.zip"
+
+
+def test_a_card_without_the_names_of_a_model_is_refused(tmp_path: Path, model: Path) -> None:
+    from unetsegment_training.dataset import Dataset
+    from unetsegment_training.pack import pack
+
+    draft = packages.manifest(name="draft", version="0.0.0", intended_use="")
+    nothing = Dataset(tmp_path, "none", ("T1",), {0: "background"}, (), {})
+    with pytest.raises(PackageError, match="does not say the model's version and intended_use"):
+        pack([tmp_path / "run"], nothing, tmp_path / "out", {"name": "ours"}, draft=draft)
+    assert not (tmp_path / "out").exists()

@@ -18,6 +18,7 @@ from ..package import Manifest
 from ..package.recipe import Channel
 from ..volume import Volume
 from .appearance import Appearance
+from .trained_on import TrainedOn, number
 
 COARSER, FINER = 3.5, 5.0
 """A spacing is far off when it is this many times the greatest, or this part of the least, of the training images."""
@@ -77,7 +78,7 @@ def check(volumes: Sequence[Volume], manifest: Manifest) -> list[InputWarning]:
 
 
 def _check(volumes: Sequence[Volume], manifest: Manifest) -> list[InputWarning]:
-    known = _Known(manifest)
+    known = TrainedOn(manifest)
     inputs = [_Input.of(*entry) for entry in zip(_channels(volumes), manifest.channels, strict=False)]
     found: list[InputWarning] = []
     for volume, names in _grids(inputs):
@@ -125,71 +126,7 @@ def _grids(inputs: Sequence[_Input]) -> Iterator[tuple[Volume, str]]:
             yield given.volume, given.name
 
 
-class _Known:
-    """What the manifest tells of the training images; whatever is missing or odd in its fingerprint is None.
-
-    Lengths are sorted, shortest first: fingerprints differ in the order of their axes, and boxes turned by 90 degrees
-    are the same box.
-    """
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        raw = manifest.raw.get("fingerprint")
-        self.raw: dict[str, Any] = raw if isinstance(raw, dict) else {}
-        spacing, size, size_mm = (_range(self.raw.get(name)) for name in ("spacing", "size", "size_mm"))
-        if not size_mm:
-            size_mm = {way: size[way] * spacing[way] for way in size if way in spacing}
-        if not spacing and all(manifest.preprocessing.spacing):
-            spacing = {"median": np.asarray(manifest.preprocessing.spacing, float)}
-        self.spacing = {way: np.sort(lengths) for way, lengths in spacing.items()}
-        self.size = {way: np.sort(lengths) for way, lengths in size_mm.items()}
-        self.unplaced = (_number(self.raw.get("unplaced")) or 0.0) > 0
-
-    def patch(self, spacing: tuple[float, float, float]) -> np.ndarray:
-        """Sides of the patch in mm, sorted; 0 across the slices of a 2D network."""
-        how = self.manifest.preprocessing.spacing
-        if all(how):
-            voxel = [float(s) for s in how]  # type: ignore[arg-type]
-        else:
-            voxel = [spacing[axis] if s is None else float(s) for axis, s in enumerate(how)]
-        sides = np.asarray(self.manifest.inference.patch_size, float) * voxel
-        if self.manifest.dimensions == 2:
-            sides[0] = 0
-        return np.sort(sides)
-
-    def intensity(self, index: int) -> dict[str, Any]:
-        """The fingerprint's entry of a channel."""
-        rows = self.raw.get("intensity")
-        row = rows[index] if isinstance(rows, list) and index < len(rows) else None
-        return row if isinstance(row, dict) else {}
-
-    def cases(self, index: int) -> dict[str, tuple[float, float]]:
-        """Least and greatest value of each statistic over the training images; see :meth:`Appearance.statistics`."""
-        cases = self.intensity(index).get("cases")
-        low, high = (cases.get(way) if isinstance(cases, dict) else None for way in ("min", "max"))
-        if not isinstance(low, dict) or not isinstance(high, dict):
-            return {}
-        pairs = {name: (_number(low[name]), _number(high[name])) for name in low if name in high}
-        return {name: pair for name, pair in pairs.items() if None not in pair}  # type: ignore[misc]
-
-
-def _number(value: Any) -> float | None:
-    fine = isinstance(value, int | float) and abs(value) < 1e30 and math.isfinite(value)
-    return float(value) if fine else None
-
-
-def _range(entry: Any) -> dict[str, np.ndarray]:
-    """``min``, ``median`` and ``max`` of three positive numbers each, where they are that."""
-    found = {}
-    for way in ("min", "median", "max"):
-        values = entry.get(way) if isinstance(entry, dict) else None
-        numbers = [_number(v) for v in values] if isinstance(values, list) and len(values) == 3 else []
-        if numbers and all(n is not None and 1e-9 < n < 1e9 for n in numbers):
-            found[way] = np.asarray(numbers, float)
-    return found
-
-
-def _geometry(volume: Volume, name: str, known: _Known) -> Iterator[InputWarning]:
+def _geometry(volume: Volume, name: str, known: TrainedOn) -> Iterator[InputWarning]:
     """Position in space, spacing, and field of view: at most one of the last two, as one follows from the other."""
     grid = volume.grid
     spacing = np.sort(grid.spacing)
@@ -251,7 +188,7 @@ def _copies(inputs: Sequence[_Input]) -> Iterator[InputWarning]:
             )  # fmt: skip
 
 
-def _intensities(given: _Input, known: _Known, index: int, elsewhere: bool) -> Iterator[InputWarning]:
+def _intensities(given: _Input, known: TrainedOn, index: int, elsewhere: bool) -> Iterator[InputWarning]:
     """What looks wrong about a channel's intensities, the most telling first. ``elsewhere``: the field of view does not
     fit, so neither will the shares of its intensities."""
     looks = given.looks
@@ -273,7 +210,7 @@ def _intensities(given: _Input, known: _Known, index: int, elsewhere: bool) -> I
         yield from _unusual(given, known, index)
 
 
-def _modality(given: _Input, known: _Known, index: int) -> Iterator[InputWarning]:
+def _modality(given: _Input, known: TrainedOn, index: int) -> Iterator[InputWarning]:
     looks, kind = given.looks, given.channel.modality
     if kind == "CT":
         yield from _hounsfield(given, known, index)
@@ -289,7 +226,7 @@ def _modality(given: _Input, known: _Known, index: int) -> Iterator[InputWarning
 _NAMES = {"MR": "MR", "PT": "PET", "US": "ultrasound"}
 
 
-def _hounsfield(given: _Input, known: _Known, index: int) -> Iterator[InputWarning]:
+def _hounsfield(given: _Input, known: TrainedOn, index: int) -> Iterator[InputWarning]:
     """Whether a channel that should be a CT is one, in Hounsfield units."""
     looks, q = given.looks, given.looks.quantiles
     trained = known.cases(index).get("p00_5")
@@ -365,7 +302,7 @@ _SAYS = {
 """Statistic -> how a sentence begins, and goes on where it is too high and too low."""
 
 
-def _unusual(given: _Input, known: _Known, index: int) -> Iterator[InputWarning]:
+def _unusual(given: _Input, known: TrainedOn, index: int) -> Iterator[InputWarning]:
     statistics = given.looks.statistics()
     if given.channel.modality == "CT":
         yield from _absolute(given, statistics, known.intensity(index), known.cases(index))
@@ -380,7 +317,7 @@ def _unusual(given: _Input, known: _Known, index: int) -> Iterator[InputWarning]
         )
 
 
-def _ignored(given: _Input, known: _Known) -> set[str]:
+def _ignored(given: _Input, known: TrainedOn) -> set[str]:
     """Statistics that tell nothing here: of an offset where the normalisation takes it away, of neighbours where their
     distance is another than in training."""
     how = given.channel.normalization
@@ -412,7 +349,7 @@ def _absolute(
     given: _Input, statistics: dict[str, float], row: dict[str, Any], cases: dict[str, tuple[float, float]]
 ) -> Iterator[InputWarning]:
     """Intensities in units: against the range of whole training images, or against that of the labelled voxels."""
-    low, high = _number(row.get("p00_5")), _number(row.get("p99_5"))
+    low, high = number(row.get("p00_5")), number(row.get("p99_5"))
     spread = max((high or 0.0) - (low or 0.0), 1.0)
     if "p99_5" in cases and "p99_5" in statistics:
         least, most = cases["p99_5"]
@@ -431,7 +368,7 @@ def _absolute(
         )
 
 
-def _swapped(inputs: Sequence[_Input], known: _Known) -> Iterator[InputWarning]:
+def _swapped(inputs: Sequence[_Input], known: TrainedOn) -> Iterator[InputWarning]:
     """Pairs of channels that fit each other's fingerprint clearly better than their own."""
 
     def misfit(given: _Input, index: int) -> float:

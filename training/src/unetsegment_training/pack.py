@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from UNetSegmentLib import package
+from UNetSegmentLib.errors import PackageError
 from UNetSegmentLib.package import Manifest, Package
 from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.backends.torch_backend import build_network
@@ -68,7 +69,10 @@ def pack(
     raw = copy.deepcopy((draft or one_kind(runs)) | card)
     if summary:
         raw["metrics"] = [_metric(entry, measured_on) for entry in summary]
-    Manifest.from_dict(raw | {"files": {}})
+    manifest = Manifest.from_dict(raw | {"files": {}})
+    blank = {"name": manifest.name == "draft", "version": manifest.version == "0.0.0"}
+    if lacking := [key for key, is_blank in (blank | {"intended_use": not raw["intended_use"]}).items() if is_blank]:
+        raise PackageError(f"The card does not say the model's {' and '.join(lacking)}; write it into the card.")
     add_codes(raw["labels"], terminology)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".pack-") as folder:
         root = Path(folder) / output.name
