@@ -108,7 +108,7 @@ def _score(args: argparse.Namespace, ours: dict[str, Any]) -> None:
     folders = {"nnunet": args.work / "nnunet-scores", "ours": args.work / "ours-scores"}
     _score_answers(cases, Path(nnunet["answers"]), names, folders["nnunet"])
     packed = args.work / "ours-packed"
-    pack(dataset, args.work / "ours", packed, json.loads(args.card.read_text()))
+    pack([args.work / "ours"], dataset, packed, json.loads(args.card.read_text()))
     evaluate(cases, packed, folders["ours"])
 
     console = Console()
