@@ -31,6 +31,7 @@ CASES = {
     "export-20": "export",
     "depth": "depth",
     "large": "large",
+    "panel": "panel",
 }
 """Case and the file in ``cases/`` that runs it."""
 

@@ -60,9 +60,9 @@ def _measure(package: Path, order: str, slices: int, options: Options, folder: P
     return stage.extra
 
 
-def scan(slices: int) -> np.ndarray:
-    """A CT-like volume (1, 512, 512, slices) int16: a body of soft tissue in air, with noise."""
-    axis = np.linspace(-1, 1, PLANE, dtype=np.float32)
+def scan(slices: int, size: int = PLANE) -> np.ndarray:
+    """A CT-like volume (1, size, size, slices) int16: a body of soft tissue in air, with noise."""
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
     body = (axis[:, None] ** 2 / 0.7 + axis[None] ** 2 / 0.4) < 1
     plane = np.where(body, 40, -1000).astype(np.int16)
     volume = np.repeat(plane[..., None], slices, axis=2)

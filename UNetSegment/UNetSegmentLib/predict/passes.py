@@ -68,10 +68,13 @@ def along(axis: int, cut: slice) -> tuple[slice, slice, slice]:
     return tuple(cut if a == axis else slice(None) for a in range(3))  # type: ignore[return-value]
 
 
-def empty(shape: Sequence[int], dtype: Any, like: np.ndarray) -> np.ndarray:
-    """An array (..., I, J, K) whose last three axes lie in memory in the order that those of ``like`` have."""
+def empty(shape: Sequence[int], dtype: Any, like: np.ndarray, make: Callable[..., np.ndarray] = np.empty) -> np.ndarray:
+    """An array (..., I, J, K) whose last three axes lie in memory in the order that those of ``like`` have.
+
+    ``make`` may be ``np.zeros``: the system then gives zeros when the memory is first used, without a pass of its own.
+    """
     axes, lead = order(like), len(shape) - 3
-    array = np.empty((*shape[:lead], *(shape[lead + axis] for axis in axes)), dtype)
+    array = make((*shape[:lead], *(shape[lead + axis] for axis in axes)), dtype)
     return array.transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(axes)))
 
 

@@ -151,7 +151,7 @@ class _Sums:
         for begin in range(low, high, rows):
             for part, row in self._pieces(begin, min(begin + rows, high)):
                 yield begin + part.start, self._finished(row, inner, part.stop - part.start)
-        if self.total is not None:
+        if self.total is not None and after < tiling.padded[0]:
             for _, row in self._pieces(start, after):
                 self.total[:, row] = 0
                 self.norm[row] = 0
@@ -210,9 +210,8 @@ class _Sums:
             except RuntimeError:  # the device has no room for them
                 self.total = None
         self.weight = self.of.weight
-        self.total = passes.empty((len(answer), self.depth, *plane), np.float32, self.weight)
-        self.norm = passes.empty((self.depth, *plane), np.float32, self.weight)
-        self.total[...], self.norm[...] = 0, 0
+        self.total = passes.empty((len(answer), self.depth, *plane), np.float32, self.weight, np.zeros)
+        self.norm = passes.empty((self.depth, *plane), np.float32, self.weight, np.zeros)
 
     def _pieces(self, start: int, stop: int) -> list[tuple[slice, slice]]:
         """Where rows ``start..stop`` lie in the ring: pairs of (part of these rows, rows of the ring)."""

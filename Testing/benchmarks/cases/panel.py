@@ -1,0 +1,137 @@
+"""The panel on the stand-in host with a network that costs next to nothing: what Apply takes beside it, and for how long
+the window does not answer."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ..options import Options
+from ..report import Target
+from ..session import Answer, Session
+from ..synthetic_model import narrow_package
+from ..table import GIB, number
+
+PLANE, SLICES, CLASSES = 512, 300, 3
+WAYS = {
+    "patches side by side": {"overlap": 0.0, "spacing": 1.0},
+    "patches overlapping by half": {"overlap": 0.5, "spacing": 1.0},
+    "side by side, at 1.5 mm": {"overlap": 0.0, "spacing": 1.5},
+    "side by side, without a worker": {"overlap": 0.0, "spacing": 1.0, "inside": True},
+}
+
+
+def run(options: Options, folder: Path) -> dict[str, Any]:
+    """Each way in a fresh application: Apply once, and then again and again on the same volume."""
+    figures = {name: _way(name, dict(way), options, folder) for name, way in WAYS.items()}
+    first = figures["patches side by side"]
+    gaps = [entry["gap"] for name, one in figures.items() if "inside" not in WAYS[name] for entry in one["applies"]]
+    opened = statistics.median(
+        one["open"]["took"]["import and build"] + one["open"]["took"]["enter"] for one in figures.values()
+    )
+    third = sorted({name for one in figures.values() for name in one["open"]["third_party"]})
+    targets = [
+        Target.at_most("opening the module, this project's and the host's code", 1000 * opened, 100.0, "ms"),
+        Target.at_most("third-party packages imported when the module opens", float(len(third)), 0.0, "packages"),
+        Target.at_most("longest time the main thread was away in Apply", 1000 * max(gaps), 50.0, "ms"),
+        Target.at_most("second Apply beside the network (wall)", first["beside_wall"], 0.5, "s"),
+    ]
+    worst = max((entry for one in figures.values() for entry in one["applies"]), key=lambda entry: entry["gap"])
+    targets[2]["why"] = f"It was in `{worst['where']}`." if worst["where"] else ""
+    voxels = PLANE * PLANE * SLICES / 1e6
+    targets[3]["why"] = (
+        f"{voxels:.0f} million voxels are copied, turned, normalised, summed, labelled, counted and copied back; "
+        f"all that takes {first['beside_cpu']:.2g} CPU s."
+    )
+    return {
+        "title": "the panel around an empty network, large volume",
+        "scale": (
+            f"a synthetic CT of {PLANE}x{PLANE}x{SLICES} int16 voxels at 1 mm, {CLASSES} labels, patch 128^3 in RAS order, z-score; "
+            f"{len(first['applies'])} times Apply each; load by others {psutil.getloadavg()[0]:.1f} at the end"
+        ),
+        "table": {"head": HEAD, "rows": [_row(name, one) for name, one in figures.items()]},
+        "figures": figures,
+        "notes": [_opening(figures, third)],
+        "targets": targets,
+    }
+
+
+HEAD = [
+    "Apply",
+    "again, wall s",
+    "network wall s",
+    "beside it, wall s",
+    "CPU s",
+    "beside it, CPU s",
+    "first Apply, wall s",
+]
+HEAD += ["main thread away, ms: least", "median", "most", "in", "peak GiB of the process tree"]
+
+
+def _way(name: str, way: dict[str, Any], options: Options, folder: Path) -> dict[str, Any]:
+    inside = way.pop("inside", False)
+    package = narrow_package(folder / name.replace(" ", "-"), CLASSES, False, features=CLASSES, kernel=1, **way)
+    with Session(
+        name, "benchmarks.contenders.panel", sys.executable, options.threads, folder / f"{name} run"
+    ) as session:
+        opened = session.call("begin", package=str(package)).result
+        session.call("prepare", slices=SLICES, plane=PLANE, inside=inside)
+        answers = [session.call("apply") for _ in range(1 + max(options.repeats, 2))]
+        session.call("end")
+    applies = [_apply(answer) for answer in answers]
+    again = applies[1:]
+    figures = {key: min(entry[key] for entry in again) for key in ("wall", "cpu", "beside_wall", "beside_cpu")}
+    print(f"  {name}: {figures}", file=sys.stderr, flush=True)
+    return {"open": opened, "applies": applies, **figures}
+
+
+def _apply(answer: Answer) -> dict[str, Any]:
+    done, stage = answer.result, answer.stages["apply"]
+    network = done["network"]
+    return {
+        "wall": done["wall"],
+        "engine": done["engine"],
+        "network_wall": network["wall"],
+        "beside_wall": done["wall"] - network["wall"],
+        "cpu": stage.cpu,
+        "beside_cpu": stage.cpu - network["cpu"],
+        "gap": done["gap"],
+        "where": done["where"],
+        "over_50_ms": done["over_50_ms"],
+        "peak": stage.rss_peak,
+    }
+
+
+def _row(name: str, one: dict[str, Any]) -> list[str]:
+    applies = one["applies"]
+    gaps = sorted(1000 * entry["gap"] for entry in applies)
+    worst = max(applies, key=lambda entry: entry["gap"])
+    again = min(applies[1:], key=lambda entry: entry["beside_wall"])
+    figures = [
+        again["wall"],
+        again["network_wall"],
+        again["beside_wall"],
+        one["cpu"],
+        one["beside_cpu"],
+        applies[0]["wall"],
+    ]
+    figures += [gaps[0], statistics.median(gaps), gaps[-1]]
+    place = f"`{worst['where']}`" if worst["where"] else "-"
+    return [name, *(number(x) for x in figures), place, number(max(entry["peak"] for entry in applies) / GIB)]
+
+
+def _opening(figures: dict[str, Any], third: list[str]) -> str:
+    took = [one["open"]["took"] for one in figures.values()]
+    importing, building, entering = (
+        1000 * min(one[key] for one in took) for key in ("import", "import and build", "enter")
+    )
+    return (
+        f"Opening the module: {importing:.0f} ms to import, {building:.0f} ms with building the panel (of which the host's imitation of "
+        f"PythonQt is a part), {entering:.0f} ms to enter it; third-party packages imported by that: {', '.join(third) or 'none'}. "
+        "*Main thread away*: the longest time between two ticks of a loop that looks at Qt's events every 2 ms, over the Applies of a row; "
+        "*in*: what a watching thread saw it do. Memory that two processes share counts twice. Least of the later Applies where not said otherwise."
+    )
