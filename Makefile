@@ -14,7 +14,7 @@ RUN ?= runs/hippocampus
 SHARED ?= ../shared
 NNUNET_PYTHON ?= .venv-nnunet/bin/python
 
-.PHONY: help demo test lint format bench screenshots train-hippocampus clean
+.PHONY: help demo test lint format bench soak screenshots train-hippocampus clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -64,6 +64,9 @@ format: .venv/.dev ## format the code and sort imports
 
 bench: .venv/.dev $(if $(filter .venv-nnunet/%,$(NNUNET_PYTHON)),.venv-nnunet/.ready) ## measure speed and memory beside nnU-Net and MONAI; BENCH="--case network", SHARED=folder
 	cd Testing && ../$(BIN)/python -m benchmarks --nnunet-python "$(abspath $(NNUNET_PYTHON))" --data "$(abspath $(SHARED))" $(BENCH)
+
+soak: .venv/.dev ## hundreds of runs through the panel that are cancelled, killed or closed at random moments; SOAK="--share 0.1"
+	cd Testing && QT_QPA_PLATFORM=offscreen ../$(BIN)/python -m soak $(SOAK)
 
 screenshots: .venv/.dev ## draw the icon, the model's thumbnail and the README's pictures again
 	$(BIN)/python docs/draw_icon.py

@@ -199,6 +199,8 @@ class Soak:
             ident = kept.GetSegmentation().AddEmptySegment("mine", "mine")
             array = (labels_of(slicer.util.arrayFromVolume(volume)) == 2).astype(np.uint8)
             slicer.util.updateSegmentBinaryLabelmapFromArray(array, kept, ident, volume)
+            for node in slicer.util.getNodesByClass("vtkMRMLLabelMapVolumeDisplayNode"):  # that this function leaves
+                slicer.mrmlScene.RemoveNode(node)
         return volume, kept, kept if self._random.random() < 0.4 else None
 
     def _nodes(self) -> set[str]:

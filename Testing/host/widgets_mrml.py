@@ -196,6 +196,9 @@ class qMRMLNodeComboBox(QWidget):
             every = [self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes())]
             nodes = [n for n in every if self._accepts(n)]
         self._ids = [n.GetID() for n in nodes]
+        for gone in set(self._named) - set(self._ids):
+            node, tag = self._named.pop(gone)
+            node.RemoveObserver(tag)
         for node in nodes:
             if node.GetID() not in self._named:
                 tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._show_names())

@@ -29,7 +29,8 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     """Each way in a fresh application: Apply once, and then again and again on the same volume."""
     figures = {name: _way(name, dict(way), options, folder) for name, way in WAYS.items()}
     first = figures["patches side by side"]
-    gaps = [entry["gap"] for name, one in figures.items() if "inside" not in WAYS[name] for entry in one["applies"]]
+    applies = [entry for name, one in figures.items() if "inside" not in WAYS[name] for entry in one["applies"]]
+    away, busy = (max(applies, key=lambda entry: entry[key]) for key in ("gap", "busy"))
     opened = statistics.median(
         one["open"]["took"]["import and build"] + one["open"]["took"]["enter"] for one in figures.values()
     )
@@ -37,21 +38,23 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     targets = [
         Target.at_most("opening the module, this project's and the host's code", 1000 * opened, 100.0, "ms"),
         Target.at_most("third-party packages imported when the module opens", float(len(third)), 0.0, "packages"),
-        Target.at_most("longest time the main thread was away in Apply", 1000 * max(gaps), 50.0, "ms"),
+        Target.at_most("longest time the main thread was away in Apply (wall)", 1000 * away["gap"], 50.0, "ms"),
+        Target.at_most("longest time it computed in Apply (CPU)", 1000 * busy["busy"], 50.0, "ms"),
         Target.at_most("second Apply beside the network (wall)", first["beside_wall"], 0.5, "s"),
     ]
-    worst = max((entry for one in figures.values() for entry in one["applies"]), key=lambda entry: entry["gap"])
-    targets[2]["why"] = f"It was in `{worst['where']}`." if worst["where"] else ""
+    load = f"{psutil.getloadavg()[0]:.1f} processes wanted the {psutil.cpu_count()} cores at the end"
+    targets[2]["why"] = f"It was in `{away['where']}`; {load}."
+    targets[3]["why"] = f"It was in `{busy['busy_in']}`."
     voxels = PLANE * PLANE * SLICES / 1e6
-    targets[3]["why"] = (
+    targets[4]["why"] = (
         f"{voxels:.0f} million voxels are copied, turned, normalised, summed, labelled, counted and copied back; "
-        f"all that takes {first['beside_cpu']:.2g} CPU s."
+        f"all that takes {first['beside_cpu']:.2g} CPU s; {load}."
     )
     return {
         "title": "the panel around an empty network, large volume",
         "scale": (
             f"a synthetic CT of {PLANE}x{PLANE}x{SLICES} int16 voxels at 1 mm, {CLASSES} labels, patch 128^3 in RAS order, z-score; "
-            f"{len(first['applies'])} times Apply each; load by others {psutil.getloadavg()[0]:.1f} at the end"
+            f"{len(first['applies'])} times Apply each"
         ),
         "table": {"head": HEAD, "rows": [_row(name, one) for name, one in figures.items()]},
         "figures": figures,
@@ -69,7 +72,8 @@ HEAD = [
     "beside it, CPU s",
     "first Apply, wall s",
 ]
-HEAD += ["main thread away, ms: least", "median", "most", "in", "peak GiB of the process tree"]
+HEAD += ["main thread away, wall ms: least", "median", "most", "in", "main thread busy, CPU ms: median", "most", "in"]
+HEAD += ["peak GiB of the process tree"]
 
 
 def _way(name: str, way: dict[str, Any], options: Options, folder: Path) -> dict[str, Any]:
@@ -101,17 +105,16 @@ def _apply(answer: Answer) -> dict[str, Any]:
         "beside_cpu": stage.cpu - network["cpu"],
         "gap": done["gap"],
         "where": done["where"],
-        "over_50_ms": done["over_50_ms"],
+        "busy": done["busy"],
+        "busy_in": done["busy_in"],
         "peak": stage.rss_peak,
     }
 
 
 def _row(name: str, one: dict[str, Any]) -> list[str]:
     applies = one["applies"]
-    gaps = sorted(1000 * entry["gap"] for entry in applies)
-    worst = max(applies, key=lambda entry: entry["gap"])
     again = min(applies[1:], key=lambda entry: entry["beside_wall"])
-    figures = [
+    line = [
         again["wall"],
         again["network_wall"],
         again["beside_wall"],
@@ -119,9 +122,15 @@ def _row(name: str, one: dict[str, Any]) -> list[str]:
         one["beside_cpu"],
         applies[0]["wall"],
     ]
-    figures += [gaps[0], statistics.median(gaps), gaps[-1]]
-    place = f"`{worst['where']}`" if worst["where"] else "-"
-    return [name, *(number(x) for x in figures), place, number(max(entry["peak"] for entry in applies) / GIB)]
+    cells = [number(value) for value in line]
+    for key, place, figures in (
+        ("gap", "where", (min, statistics.median, max)),
+        ("busy", "busy_in", (statistics.median, max)),
+    ):
+        values = [1000 * entry[key] for entry in applies]
+        worst = max(applies, key=lambda entry: entry[key])
+        cells += [*(number(figure(values)) for figure in figures), f"`{worst[place]}`" if worst[place] else "-"]
+    return [name, *cells, number(max(entry["peak"] for entry in applies) / GIB)]
 
 
 def _opening(figures: dict[str, Any], third: list[str]) -> str:
@@ -132,6 +141,6 @@ def _opening(figures: dict[str, Any], third: list[str]) -> str:
     return (
         f"Opening the module: {importing:.0f} ms to import, {building:.0f} ms with building the panel (of which the host's imitation of "
         f"PythonQt is a part), {entering:.0f} ms to enter it; third-party packages imported by that: {', '.join(third) or 'none'}. "
-        "*Main thread away*: the longest time between two ticks of a loop that looks at Qt's events every 2 ms, over the Applies of a row; "
-        "*in*: what a watching thread saw it do. Memory that two processes share counts twice. Least of the later Applies where not said otherwise."
+        "*Main thread away*: the longest time between two ticks of a loop that looks at Qt's events every 2 ms, over the Applies of a row; *busy*: the most it "
+        "computed between two of them, which other work on the machine does not lengthen; *in*: what a watching thread saw it do. Memory that two processes share counts twice. Least of the later Applies where not said otherwise."
     )

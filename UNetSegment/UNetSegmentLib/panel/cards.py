@@ -66,9 +66,13 @@ class Cards:
             self._remove(shown)
 
     def refresh(self, running: bool = False) -> None:
-        """Turn off the buttons of results that are no longer in the scene."""
+        """Turn off the buttons of results that are no longer in the scene, and let go of their voxels."""
         for shown in self.shown:
             there = shown.node is not None and shown.node.GetScene() is not None
+            if not there:
+                shown.node = None
+            if shown.volume is not None and shown.volume.GetScene() is None:
+                shown.volume = None
             for button in shown.buttons[:-1]:
                 button.enabled = there and not running
 
@@ -106,11 +110,11 @@ class Cards:
 
 
 def edit(shown: Shown) -> None:
-    """Open the Segment Editor on a result and its volume."""
+    """Open the Segment Editor on a result and, where it is still there, its volume."""
     slicer.util.selectModule("SegmentEditor")
     editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
     editor.setSegmentationNode(shown.node)
-    editor.setSourceVolumeNode(shown.volume if shown.volume.GetScene() else None)
+    editor.setSourceVolumeNode(shown.volume)
 
 
 def measure(shown: Shown) -> None:
@@ -118,7 +122,7 @@ def measure(shown: Shown) -> None:
     slicer.util.selectModule("SegmentStatistics")
     widget = slicer.modules.segmentstatistics.widgetRepresentation().self()
     widget.segmentationSelector.setCurrentNode(shown.node)
-    widget.scalarSelector.setCurrentNode(shown.volume if shown.volume.GetScene() else None)
+    widget.scalarSelector.setCurrentNode(shown.volume)
 
 
 def save(shown: Shown) -> None:
