@@ -239,8 +239,8 @@ def kill_tree(pid: int) -> None:
 
 
 def shared_names() -> set[str]:
-    """Names of shared memory, where the system lists them."""
-    return {path.name for path in SHARED.iterdir()} if SHARED.is_dir() else set()
+    """Names of shared memory made by Python, where the system lists them."""
+    return {path.name for path in SHARED.glob("psm_*")} if SHARED.is_dir() else set()
 
 
 def labels_of(voxels: np.ndarray) -> np.ndarray:
@@ -290,10 +290,10 @@ def soak(plan: dict[str, int], seed: int, quiet: bool = False) -> dict[str, Any]
                     f"{number} of {len(attacks)}: {resident[-1]} MB, left behind: {left}", file=sys.stderr, flush=True
                 )
     one.round("let it finish")
-    one.panel.logic.stop()
+    one._slicer.mrmlScene.Clear(0)
+    one.panel.cleanup()
     left += one.left(workers=0)
     ends = {f"{attack}: {end}": count for (attack, end), count in sorted(one.ends.items())}
-    one._slicer.mrmlScene.Clear(0)
     return {"ends": ends, "left": left, "resident": resident}
 
 
