@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from UNetSegmentLib import io
 from unetsegment_training.compare import compare
 from unetsegment_training.dataset import Case, read_dataset
 from unetsegment_training.evaluate import evaluate
 from unetsegment_training.metrics import measure, summarize
 from unetsegment_training.pack import pack
 from unetsegment_training.split import five_folds
+from UNetSegmentLib import io
 
 HERE = Path(__file__).parent
 
@@ -64,7 +64,18 @@ def _train_ours(args: argparse.Namespace, core: int) -> dict[str, Any]:
 
     def fit(run: str, epochs: int) -> tuple[float, float]:
         command = [sys.executable, "-c", "from unetsegment_training.cli import main; main()", "fit"]
-        command += [str(args.dataset), str(args.work / run), "--fold", str(args.fold), "--epochs", str(epochs), "--validate-every", "1000", "--device", "cpu"]
+        command += [
+            str(args.dataset),
+            str(args.work / run),
+            "--fold",
+            str(args.fold),
+            "--epochs",
+            str(epochs),
+            "--validate-every",
+            "1000",
+            "--device",
+            "cpu",
+        ]
         return _run(command, core, args.work / f"{run}.log")
 
     one, two = fit("trial-1", 1)[0], fit("trial-3", 3)[0]
@@ -112,7 +123,9 @@ def _score(args: argparse.Namespace, ours: dict[str, Any]) -> None:
     evaluate(cases, packed, folders["ours"])
 
     console = Console()
-    console.print(f"nnU-Net: {nnunet['cpu_s'] / 60:.1f} processor minutes, {nnunet['steps']} steps of {nnunet['batch']}")
+    console.print(
+        f"nnU-Net: {nnunet['cpu_s'] / 60:.1f} processor minutes, {nnunet['steps']} steps of {nnunet['batch']}"
+    )
     console.print(f"ours: {ours['cpu_s'] / 60:.1f} processor minutes, {ours['epochs']} epochs")
     for name, folder in folders.items():
         for row in json.loads((folder / "summary.json").read_text()):
