@@ -45,6 +45,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         Target.at_most("second Apply beside the network (wall)", first["beside_wall"], 0.5, "s"),
     ]
     load = f"{psutil.getloadavg()[0]:.1f} processes wanted the {psutil.cpu_count()} cores at the end"
+    targets[0]["why"] = f"Wall; {load}."
     targets[2]["why"] = f"It was in `{away['where']}`; {load}."
     targets[3]["why"] = f"It was in `{busy['busy_in']}`."
     voxels = PLANE * PLANE * SLICES / 1e6
