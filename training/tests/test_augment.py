@@ -70,7 +70,8 @@ def sparse():
 
 def batches(**settings):
     wanted = {"filters": (4, 4, 4), "patch": (8, 8, 8), "batch": 4, "augmentation": "none", "steps_per_epoch": 60}
-    return list(Patches([case("a", sparse())], FitConfig(**wanted | settings), 0))
+    patches = Patches([case("a", sparse())], FitConfig(**wanted | settings))
+    return [patches[0, step] for step in range(len(patches))]
 
 
 def test_forced_foreground():
@@ -87,7 +88,7 @@ def test_a_larger_crop_keeps_the_forced_voxel_in_the_patch():
     config = FitConfig(
         filters=(4, 4, 4), patch=(8, 8, 8), batch=2, augmentation="nnunet", foreground_share=1.0, mirror_axes=()
     )
-    patches = Patches([case("a", sparse())], config, 0)
+    patches = Patches([case("a", sparse())], config)
     rng = np.random.default_rng(0)
     for _ in range(50):
         _, classes = patches._crop(patches.cases[0], True, rng)
@@ -104,7 +105,7 @@ def test_rare_cases_are_drawn_more_often():
 
 def test_two_dimensional_patches_are_slices():
     config = FitConfig(dimensions=2, filters=(4, 4, 4), patch=(8, 12), batch=3)
-    x, y, _ = next(iter(Patches([case("a", sparse())], config, 0)))
+    x, y, _ = Patches([case("a", sparse())], config)[0, 0]
     assert x.shape == (3, 1, 8, 12) and y.shape == (3, 8, 12)
 
 
@@ -123,5 +124,5 @@ def test_a_patch_without_padding_has_its_answer_inside_of_the_image():
     )  # fmt: skip
     image = np.random.default_rng(0).standard_normal((1, 1, 120, 120)).astype(np.float32)
     cases = [Prepared("a", image, np.zeros((1, 120, 120), np.uint8), (1, 1, 1))]
-    x, y, _ = next(iter(Patches(cases, config, 0)))
+    x, y, _ = Patches(cases, config)[0, 0]
     assert x.shape == (1, 1, 188, 188) and (x != 0).all()  # mirrored, not zero, around

@@ -18,10 +18,11 @@ def prepared(shape=(20, 12, 9)):
 def test_patches_have_the_asked_size_and_repeat_with_the_seed():
     cases = [prepared(), prepared((8, 30, 16))]
     config = FitConfig(filters=(4, 4, 4), patch=(16, 16, 8), batch=2, seed=3)
-    first, again = (list(Patches(cases, config, 5)) for _ in range(2))
+    patches = Patches(cases, config)
+    first, again = ([Patches(cases, config)[5, step] for step in range(len(patches))] for _ in range(2))
     assert first[0][0].shape == (2, 1, 16, 16, 8) and first[0][1].shape == (2, 16, 16, 8)
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2] == b[2] for a, b in zip(first, again))
-    other = next(iter(Patches(cases, config, 6)))
+    other = patches[6, 0]
     assert not torch.equal(first[0][0], other[0])
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from UNetSegmentLib.errors import UNetSegmentError
 from UNetSegmentLib.package import schema, thumbnail
 
-from . import cli_data
+from . import cli_data, processes
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Train U-Nets, measure them, pack them for UNetSegment."
@@ -62,6 +62,10 @@ def fit(
         Optional[Path], typer.Option(help="with --from: dataset of old cases to train on as well")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
+    devices: Annotated[
+        Optional[int], typer.Option(help="GPUs, or processes on a processor, of each node; torchrun and srun say it")
+    ] = None,
+    nodes: Annotated[Optional[int], typer.Option(help="computers; torchrun and srun say it")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Train a model; run the same command again to go on after an interruption."""
@@ -84,11 +88,14 @@ def fit(
     if parent is not None:
         planned |= defaults(parent, options)
     settings = FitConfig.read(config, dict(map(parse_setting, set_ or ())) | options, **planned)
+    layout = processes.Layout.of(devices, nodes)
     data, start = _cases(dataset, skip_bad, None, -1)[0], None
     if parent is not None:
         old = None if rehearse is None else _cases(rehearse, skip_bad, None, -1)[0]
         data, start = begin(parent, data, settings, old)
-    print(f"wrote {run_fit(data, run, settings, device, start)}")
+    weights = run_fit(data, run, settings, device, start, layout)
+    if processes.first():
+        print(f"wrote {weights}")
 
 
 @app.command("cross-validate")
@@ -163,7 +170,7 @@ def _cases(dataset: Path, skip_bad: bool, run: Optional[Path], fold: int) -> tup
     from .split import stored_split
 
     data, problems = read_dataset(dataset, skip_bad)
-    for problem in problems:
+    for problem in problems if processes.first() else ():
         Console(stderr=True).print(f"left out: {problem}", style="yellow", highlight=False)
     if run is not None:
         data = seen_by(run, data)
@@ -315,7 +322,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
         result = app(args=arguments, standalone_mode=False)
         return int(result or 0)
     except UNetSegmentError as error:
-        print(f"unetsegment-train: {error}", file=sys.stderr)
+        if processes.first():
+            print(f"unetsegment-train: {error}", file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"unetsegment-train: {error}", file=sys.stderr)
     except typer.Exit as stop:

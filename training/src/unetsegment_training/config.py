@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from . import processes
 from .dataset import DatasetError
 from .network import NAMES, check_patch, valid_size
 from .plan_file import Normalization, Plan
@@ -21,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MAY_CHANGE = ("epochs", "validate_every", "early_stopping")
+MAY_CHANGE = ("epochs", "validate_every", "early_stopping", "precision", "checkpointing", "workers")
 """Settings that may differ when a run goes on."""
 FEW = {
     "epochs": 12, "steps_per_epoch": 25, "learning_rate": 5e-4, "warmup_steps": 10, "ema_decay": 0.98, "batch": 2,
@@ -63,6 +64,13 @@ class FitConfig(BaseModel):
     seed: Annotated[int, Field(ge=0)] = _option("Run", 0, "Of initial weights, order and augmentation.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _option(
         "Run", "auto", "Of sums: `auto` mixes in bf16 or fp16 where the device computes it fast."
+    )
+
+    workers: Annotated[int, Field(ge=0)] | None = _option(
+        "Run",
+        None,
+        "Processes that load and augment patches beside each training process; 0 leaves it to the training process. By "
+        "default as many as the computer's cores allow, none on 2 cores. Patches do not depend on it.",
     )
 
     network: Literal[NAMES] = _option(
@@ -151,7 +159,7 @@ class FitConfig(BaseModel):
         "Of the moving average of weights, which is what validates and ships; 0 averages nothing.",
     )
 
-    batch: Count = _option("Sampling", 4, "Patches per step.")
+    batch: Count = _option("Sampling", 4, "Patches per step, of all processes that train together.")
     foreground_share: Share = _option("Sampling", 1 / 3, "Share of patches that must hold foreground.")
     foreground_rule: Literal["chance", "nnunet"] = _option(
         "Sampling", "chance", "`chance` decides for each patch; `nnunet` takes the last of every batch, rounded."
@@ -263,13 +271,13 @@ class FitConfig(BaseModel):
             values["slice_axis"] = next(axis for axis in "ijk" if axis not in chosen.axes)
         return values
 
-    def store(self, path: Path) -> FitConfig:
-        """Write to ``path``, or check that what is there is the same but for :data:`MAY_CHANGE`.
+    def store(self, path: Path, begun: bool = True) -> FitConfig:
+        """Write to ``path``; where a run has begun, check that its settings are the same but for :data:`MAY_CHANGE`.
 
         Raises:
             DatasetError: The run folder belongs to other settings.
         """
-        if path.exists():
+        if begun and path.exists():
             old = FitConfig.load(path).model_dump(mode="json")
             for key, value in self.model_dump(mode="json").items():
                 if old[key] != value and key not in MAY_CHANGE:
@@ -277,7 +285,8 @@ class FitConfig(BaseModel):
                         f"'{path.parent}' holds a run with {key} = {old[key]}, now {value} is asked for; "
                         "use another run folder."
                     )
-        replace_text(path, self.model_dump_json(indent=1))
+        if processes.first():
+            replace_text(path, self.model_dump_json(indent=1))
         return self
 
     @classmethod

@@ -87,7 +87,7 @@ class Memory:
 
     def loss(self, network: torch.nn.Module, step: int, device: torch.device) -> torch.Tensor:
         """To be added at a step: which patch, follows from seed and step alone."""
-        image = next(iter(Patches([self.patch], self.config, step)))[0].to(device)
+        image = Patches([self.patch], self.config)[step, 0][0].to(device)
         with torch.no_grad():
             wanted = self.model.to(device)(image).float().log_softmax(1)
         answer = network(image).float()

@@ -1,6 +1,8 @@
 """What training makes small. Logits are (N, K, *patch) or, with deep supervision, (N, heads, K, *patch); targets class indices.
 
-Dice, focal and Tversky are MONAI's; the border-weighted cross-entropy is that of Ronneberger et al. 2015.
+The focal loss is MONAI's. Dice and Tversky are ours, as their sums must go over all processes that train together (as
+nnU-Net's do): the loss of a batch does not depend on how many share it. The border-weighted cross-entropy is that of
+Ronneberger et al. 2015.
 """
 
 from __future__ import annotations
@@ -11,37 +13,39 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceFocalLoss, DiceLoss, TverskyLoss
+from monai.losses import FocalLoss
 from scipy import ndimage
 
+from . import processes
 from .network import centre
 
 if TYPE_CHECKING:
     from .config import FitConfig
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-SMOOTH = {"smooth_nr": 1e-5, "smooth_dr": 1e-5}
+SMOOTH = 1e-5
 """nnU-Net's, added above and below the fraction."""
 
 
 def make(config: FitConfig, weights: Sequence[float] | None = None) -> DeepSupervision:
     """The loss that the settings name; ``weights`` is one number per class, background first."""
-    soft = {"include_background": False, "to_onehot_y": True, "softmax": True, "batch": config.batch_dice} | SMOOTH
     tensor = None if weights is None else torch.tensor(list(weights), dtype=torch.float32)
-    dice, cross = DiceLoss(**soft), CrossEntropy(tensor)
+    dice, cross = Overlap(config.batch_dice), CrossEntropy(tensor)
+    focal = FocalLoss(
+        include_background=False,
+        to_onehot_y=True,
+        gamma=config.focal_gamma,
+        weight=None if tensor is None else tensor[1:],
+    )
     table: dict[str, Callable[[], Loss]] = {
         "bce": BinaryCrossEntropy,
         "ce": lambda: cross,
-        "dice": lambda: _OneChannel(dice),
-        "dice_ce": lambda: lambda x, y: dice(x, y[:, None]) + cross(x, y),
-        "dice_focal": lambda: _OneChannel(
-            DiceFocalLoss(**soft, gamma=config.focal_gamma, weight=None if tensor is None else tensor[1:])
-        ),
-        "tversky": lambda: _OneChannel(
-            TverskyLoss(**soft, alpha=config.tversky_alpha, beta=config.tversky_beta)
-        ),
+        "dice": lambda: dice,
+        "dice_ce": lambda: lambda x, y: dice(x, y) + cross(x, y),
+        "dice_focal": lambda: lambda x, y: dice(x, y) + focal(x, y[:, None]),
+        "tversky": lambda: Overlap(config.batch_dice, config.tversky_alpha, config.tversky_beta),
         "border_ce": lambda: BorderWeighted(config.border_w0, config.border_sigma, tensor),
-    }  # fmt: skip
+    }
     return DeepSupervision(table[config.loss]())
 
 
@@ -66,25 +70,42 @@ class DeepSupervision(torch.nn.Module):
         return self.loss(logits, centre(target, logits.shape[2:]))
 
 
-class _OneChannel:
-    """A loss of MONAI, which wants targets (N, 1, *patch)."""
+class Overlap:
+    """1 - TP / (TP + a FP + b FN), mean over the foreground classes; TP, FP, FN are sums of softmax probabilities.
 
-    def __init__(self, loss: torch.nn.Module) -> None:
-        self.loss = loss
+    With a = b = 1/2 this is the soft Dice of Milletari et al. 2016, in general the Tversky loss of Salehi et al. 2017.
+
+    Args:
+        batch: Sums go over the batch, that of all processes; else over each patch.
+        alpha: a, the weight of false positives.
+        beta: b, the weight of false negatives.
+    """
+
+    def __init__(self, batch: bool = True, alpha: float = 0.5, beta: float = 0.5) -> None:
+        self.batch, self.alpha, self.beta = batch, alpha, beta
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return self.loss(logits, target[:, None])
+        shares = logits.softmax(1)
+        wanted = torch.zeros_like(shares).scatter_(1, target[:, None], 1.0)
+        axes = [0, *range(2, logits.ndim)] if self.batch else list(range(2, logits.ndim))
+        sums = torch.stack([part.sum(axes)[..., 1:] for part in (shares * wanted, shares, wanted)])
+        hit, said, there = processes.total(sums) if self.batch else sums
+        below = 2 * (hit + self.alpha * (said - hit) + self.beta * (there - hit))
+        return 1 - ((2 * hit + SMOOTH) / (below + SMOOTH)).mean()
 
 
 class CrossEntropy:
-    """Cross-entropy; with class weights, the weighted mean over voxels."""
+    """Cross-entropy; with class weights, the weighted mean over voxels, those of all processes."""
 
     def __init__(self, weights: torch.Tensor | None = None) -> None:
         self.weights = weights
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        return F.cross_entropy(logits, target, weights)
+        if self.weights is None:
+            return F.cross_entropy(logits, target)
+        weights = self.weights.to(logits.device)
+        whole = processes.total(weights[target].sum()) / processes.count()
+        return F.cross_entropy(logits, target, weights, reduction="sum") / whole
 
 
 class BinaryCrossEntropy:

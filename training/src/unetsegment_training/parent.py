@@ -24,6 +24,7 @@ from UNetSegmentLib import package
 from UNetSegmentLib.package import Manifest, Package
 from UNetSegmentLib.predict.backends.torch_backend import build_network, load_network
 
+from . import processes
 from .augment import Augmenter
 from .dataset import Case, Dataset, DatasetError, same_name
 from .plan import PALETTE, fingerprint
@@ -99,7 +100,8 @@ class Parent:
             if odd := sorted(set(there["rehearsed"]) ^ set(names)):
                 raise DatasetError(f"'{run}' was started with other old cases (case '{odd[0]}'); use a new run folder.")
         about = {"sha256": self.sha256, "rehearsed": names, "manifest": self.manifest.to_dict()}
-        replace_text(path, json.dumps(about, indent=1))
+        if processes.first():
+            replace_text(path, json.dumps(about, indent=1))
 
     @classmethod
     def noted(cls, run: Path) -> Parent | None:

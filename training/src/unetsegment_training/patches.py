@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, Sampler
 from UNetSegmentLib.package import Manifest
 from UNetSegmentLib.predict.interpolate import Lerp
 from UNetSegmentLib.predict.preprocess import NetworkImage, preprocess
@@ -76,36 +76,49 @@ def _resampled(classes: np.ndarray, grid: Grid, ready: NetworkImage) -> np.ndarr
     return result
 
 
-class Patches(IterableDataset):
-    """One epoch of augmented batches; which, follows from seed and epoch alone.
+class Patches(Dataset):
+    """Augmented batches, ``patches[epoch, step]``; every patch follows from seed, epoch, step and place in the batch alone.
 
-    With ``dimensions = 2`` patches are cut from single slices across axis 0.
+    So neither who computes it nor when changes a batch: any number of loading processes gives the same ones, and several
+    training processes take turns in the places of one batch. With ``dimensions = 2`` patches are cut from single slices
+    across axis 0.
 
-    Yields:
-        ``(image, classes, names)``: (N, C, *patch) float32, (N, *patch) int64, case names.
+    Args:
+        cases: What is cut from.
+        config: Settings of the run.
+        rank: Of the process that trains.
+        world: How many train together; the batch must be a multiple of it.
     """
 
-    def __init__(self, cases: Sequence[Prepared], config: FitConfig, epoch: int) -> None:
-        self.cases, self.config, self.epoch = cases, config, epoch
+    def __init__(self, cases: Sequence[Prepared], config: FitConfig, rank: int = 0, world: int = 1) -> None:
+        self.cases, self.config, self.places = cases, config, range(rank, config.batch, world)
         self.augmenter = Augmenter.of(config)
-        flat = (1,) * (config.dimensions == 2)
-        self.size = (*flat, *self.augmenter.crop)
-        self.inner = (*flat, *config.answer)
+        self.flat = config.dimensions == 2
+        one = (1,) * self.flat
+        self.size = (*one, *self.augmenter.crop)
+        self.inner = (*one, *config.answer)
 
     def __len__(self) -> int:
+        """Steps of an epoch."""
         return self.config.steps_per_epoch or max(len(self.cases) // self.config.batch, 1)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[str]]]:
-        config = self.config
-        rng = np.random.default_rng((config.seed, self.epoch))
-        for chosen in self._order(rng).reshape(-1, config.batch):
-            cases = [self.cases[i] for i in chosen]
-            pairs = [self._crop(case, self._forced(place, rng), rng) for place, case in enumerate(cases)]
-            images, classes = zip(*pairs, strict=True)
-            x, y = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(classes).astype(np.int64))
-            if config.dimensions == 2:
-                x, y = x[:, :, 0], y[:, 0]
-            yield (*self.augmenter(x, y, rng), [case.name for case in cases])
+    def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """``(image, classes, names)``: (N, C, *patch) float32, (N, *patch) int64, case names; N is this process's share."""
+        epoch, step = index
+        chosen = self._order(np.random.default_rng((self.config.seed, epoch))).reshape(-1, self.config.batch)[step]
+        cases = [self.cases[chosen[place]] for place in self.places]
+        pairs = [self._patch(case, (epoch, step, place)) for case, place in zip(cases, self.places, strict=True)]
+        x, y = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        return x, y, [case.name for case in cases]
+
+    def _patch(self, case: Prepared, where: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The patch at ``(epoch, step, place)``: (1, C, *patch) and (1, *patch)."""
+        rng = np.random.default_rng((self.config.seed, *where))
+        image, classes = self._crop(case, self._forced(where[2], rng), rng)
+        x, y = torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(classes.astype(np.int64))
+        if self.flat:
+            x, y = x[:, 0], y[0]
+        return self.augmenter(x[None], y[None], rng)
 
     def _order(self, rng: np.random.Generator) -> np.ndarray:
         """Index of the case of every patch of the epoch."""
@@ -148,6 +161,23 @@ class Patches(IterableDataset):
         else:
             voxel = rng.choice(case.foreground)
         return tuple(int(n) for n in np.unravel_index(voxel, case.classes.shape))
+
+
+class Steps(Sampler):
+    """Indices ``(epoch, step)`` of an epoch; the trainer says which epoch."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.epoch = steps, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((self.epoch, step) for step in range(self.steps))
 
 
 def cut(array: np.ndarray, starts: Sequence[int], size: Sequence[int], mode: str) -> np.ndarray:

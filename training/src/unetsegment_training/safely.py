@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write beside ``path``, on the same file system, and move into place."""
+@contextmanager
+def _beside(path: Path) -> Iterator[BinaryIO]:
+    """A file beside ``path``, on the same file system, that is moved into place when it is whole, or else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        raise _of_the_system(error, path) from None
+
+
+def _of_the_system(error: BaseException, path: Path) -> BaseException:
+    """The system's error where one is behind ``error``: closing half an archive, torch raises another on top of it."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, OSError):
+        behind = behind.__context__
+    if behind is None:
+        return error
+    behind.filename = behind.filename or str(path)
+    return behind
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write beside ``path`` and move into place."""
+    with _beside(path) as file:
         file.write(content)
-        _settle(file)
-    os.replace(beside, path)
 
 
 def replace_text(path: Path, content: str) -> None:
@@ -27,17 +52,8 @@ def replace_text(path: Path, content: str) -> None:
 
 def replace_tensors(path: Path, content: Any) -> None:
     """:func:`replace_bytes` for what ``torch.save`` takes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
+    with _beside(path) as file:
         torch.save(content, file)
-        _settle(file)
-    os.replace(beside, path)
-
-
-def _settle(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sklearn.model_selection import KFold
 
+from . import processes
 from .dataset import DatasetError
 from .safely import replace_text
 
@@ -32,11 +33,13 @@ def stored_split(path: Path, names: Sequence[str], fold: int = 0) -> list[dict[s
     Raises:
         DatasetError: The stored split names other cases than the dataset has now, or trains on a case that validates.
     """
-    if not path.exists():
+    if path.exists():
+        split = json.loads(path.read_text("utf-8"))
+    else:
         few = fold < 0 and len(names) < 5
-        made = [{"train": sorted(names), "val": []}] if few else five_folds(names)
-        replace_text(path, json.dumps(made, indent=1))
-    split = json.loads(path.read_text("utf-8"))
+        split = [{"train": sorted(names), "val": []}] if few else five_folds(names)
+        if processes.first():
+            replace_text(path, json.dumps(split, indent=1))
     stored = {name for fold in split for part in fold.values() for name in part}
     if stored != set(names):
         odd = sorted(stored ^ set(names))[0]
