@@ -253,7 +253,8 @@ def fit(
         module.channels_last = channels_last(module.network)
     with warnings.catch_warnings(), explained(config, lambda: module.doing):
         warnings.filterwarnings(
-            "ignore", message=".*(does not have many workers|LeafSpec|exists and is not empty|multi-threaded).*"
+            "ignore",
+            message=".*(does not have many workers|LeafSpec|exists and is not empty|multi-threaded|sync_dist).*",
         )
         _tell(trainer, module, data, last)
         trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
