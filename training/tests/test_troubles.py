@@ -17,12 +17,12 @@ import torch, unetsegment_training.fit
 from unetsegment_training.cli import main
 if "address" in sys.argv[1]:
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 700 * 2**20,) * 2)
 else:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 sys.exit(main(sys.argv[3:]))
 """
-SMALL = ["--filters", "8,8,8", "--batch", "2", "--device", "cpu", "--validate-every", "9", "--set", "precision=fp32"]
+SMALL = ["--filters", "16,16,16", "--batch", "2", "--device", "cpu", "--validate-every", "9", "--set", "precision=fp32"]
 
 
 def limited(what, size, *arguments):
@@ -40,7 +40,7 @@ def test_memory_that_runs_out_names_the_knobs_and_the_run_goes_on_with_others(ba
     assert done.returncode == 1, done.stderr[-2000:]
     told = done.stderr.splitlines()[-1]
     assert told.startswith("unetsegment-train: Memory ran out (training step 0, batch 2, patch 96 x 96 x 80, precision")
-    for way in ("set checkpointing = true", "set batch = 1", "set patch = [48, 96, 80]", "set filters = [4, 4, 4]"):
+    for way in ("set checkpointing = true", "set batch = 1", "set patch = [48, 96, 80]", "set filters = [8, 8, 8]"):
         assert way in told
     assert main(["fit", str(balls), str(run), *SMALL, "--patch", "16,16,16", "--epochs", "1"]) == 0  # nothing was begun
     assert main(["fit", str(balls), str(run), *SMALL, "--patch", "8,16,16", "--epochs", "2"]) == 1
