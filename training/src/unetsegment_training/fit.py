@@ -273,8 +273,7 @@ def _tell(trainer: pl.Trainer, module: Segmenter, data: Cases, last: Path) -> No
     print(
         f"{len(data.train)} case{'s' * (len(data.train) != 1)} train, {len(data.val)} validate; {module.config.network}, "
         f"{million:.1f} million parameters, on {f'{world} processes, ' if world > 1 else ''}{trainer.strategy.root_device} "
-        f"in {trainer.precision}"
-        + (f"; goes on from '{last}'" if last.exists() else ""),
+        f"in {trainer.precision}" + (f"; goes on from '{last}'" if last.exists() else ""),
         flush=True,
     )
 
