@@ -82,11 +82,8 @@ def test_advice_knows_its_errors():
 
 def test_loading_processes_leave_cores_to_training(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    assert [loading_processes(None, "cpu"), loading_processes(None, "cuda"), loading_processes(None, "cuda", 8)] == [
-        2,
-        12,
-        0,
-    ]
+    asked = [("cpu", 1), ("cuda", 1), ("cuda", 8)]
+    assert [loading_processes(None, *each) for each in asked] == [0, 12, 0]
     assert loading_processes(5, "cpu") == 5
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     assert loading_processes(None, "cuda") == 0

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -211,7 +210,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._keep("model", self.model.name)
 
     def onDeviceChanged(self, index: int) -> None:
-        qt.QSettings().setValue(DEVICE_SETTING, self.ui.deviceSelector.currentData)
+        slicer.app.userSettings().setValue(DEVICE_SETTING, self.ui.deviceSelector.currentData)
         self._warm()
         self.refresh()
 

@@ -70,7 +70,7 @@ class FitConfig(BaseModel):
         "Run",
         None,
         "Processes that load and augment patches beside each training process; 0 leaves it to the training process. By "
-        "default as many as the computer's cores allow, none on 2 cores. Patches do not depend on it.",
+        "default as many as the computer's cores allow, none where a processor trains. Patches do not depend on it.",
     )
 
     network: Literal[NAMES] = _option(

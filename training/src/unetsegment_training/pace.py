@@ -20,12 +20,14 @@ def loading_processes(wanted: int | None, device: str, here: int = 1) -> int:
     """
     if wanted is not None:
         return wanted
+    if device == "cpu":  # patches take a few percent of a step, and the same cores
+        return 0
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = allowed // here
     if cores <= 2:
         return 0
     most = 12 if sys.platform == "linux" else 4  # where processes are not forked, each has its own copy of the cases
-    return min(max(1, cores // 8) if device == "cpu" else cores - 1, most)
+    return min(cores - 1, most)
 
 
 class Pace(Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ class OpenVinoBackend:
     ) -> None:
         import openvino as ov
 
-        core, manifest = ov.Core(), package.manifest
+        core, manifest = _core(), package.manifest
         self._flat = manifest.dimensions == 2
         shape = list(patch[1:] if self._flat else patch)
         model = _read(core, package, fold, shape, precision == "fp32")
@@ -81,15 +82,22 @@ class OpenVinoBackend:
         return answer[:, :, None] if self._flat else answer
 
 
+@functools.cache
+def _core() -> Any:
+    """OpenVINO, one for the whole process: its plugin sets the stack for signals of the thread that loads it, and takes that
+    stack away when the last user goes, in whatever thread. The next signal would end the process."""
+    import openvino as ov
+
+    return ov.Core()
+
+
 def require(device: str) -> str:
     """The device, which is there.
 
     Raises:
         BackendError: OpenVINO does not see it.
     """
-    import openvino as ov
-
-    found = ov.Core().available_devices
+    found = _core().available_devices
     if not any(name.split(".")[0] == _PLUGINS[device] for name in found):
         raise BackendError("No Intel GPU that OpenVINO can use was found; choose the CPU.")
     return device
@@ -97,9 +105,7 @@ def require(device: str) -> str:
 
 def native_precisions(device: str) -> tuple[str, ...]:
     """Reduced precisions that the device computes natively, so that they are faster than float32."""
-    import openvino as ov
-
-    able = ov.Core().get_property(_PLUGINS[device], "OPTIMIZATION_CAPABILITIES")
+    able = _core().get_property(_PLUGINS[device], "OPTIMIZATION_CAPABILITIES")
     if device == "intel-gpu":
         return ("fp16",) if "FP16" in able else ()
     return ("bf16",) if "BF16" in able else ()
