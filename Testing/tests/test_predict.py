@@ -1,6 +1,9 @@
 """The engine: tiles, stitching, export and the whole way, against plain definitions and MONAI."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +255,24 @@ def test_largest_component():
     kept = keep_largest_component(array, [1, 2])
     assert kept[5, 5, 5] == 0 and kept[5, 0, 0] == 3 and (kept[:3] == array[:3]).all()
     assert keep_largest_component(kept * 0, [1]).sum() == 0
+
+
+def test_a_predictor_that_ends_in_another_thread_leaves_signals_alone():
+    """OpenVINO's plugin takes a stack for signals with it when it is unloaded; the next signal would end the process."""
+    pytest.importorskip("openvino")
+    model = Path(__file__).parents[2] / "Resources" / "Models" / "hippocampus-mr-t1"
+    if not model.is_dir():
+        pytest.skip("the bundled model is not here")
+    lines = """
+import gc, signal, sys, threading
+from UNetSegmentLib import package
+from UNetSegmentLib.predict import Predictor
+held = [Predictor(package.load(sys.argv[1]), device="cpu", backend="openvino")]
+end = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+end.start()
+end.join()
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+signal.raise_signal(signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", lines, str(model)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "handled"), done.stderr

@@ -63,10 +63,19 @@ def write(path: Path, content: dict[str, Any]) -> None:
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
     """
+    write_whole(path, json.dumps(content, indent=1).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file, whole or not at all; its folder is made where it is not there.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=1), "utf-8")
+        part.write_bytes(content)
         os.replace(part, path)
     except OSError as error:
         raise write_error(error, path.parent) from None

@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
-import secrets
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, PackageError
-from .archive import write_error
+from . import records
 from .catalog import Entry
 from .download import Policy, download
 from .package import cache_folder
@@ -104,27 +102,14 @@ def put(folder: Path, content: bytes) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    _write(folder / PLACE, content)
+    records.write_whole(folder / PLACE, content)
 
 
 def _kept(content: bytes) -> Path:
     path = _cached(hashlib.sha256(content).hexdigest())
     if not path.is_file():
-        _write(path, content)
+        records.write_whole(path, content)
     return path
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise write_error(error, path.parent) from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _cached(sha256: str) -> Path:
