@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT / "UNetSegment"), str(ROOT / "Testing")]
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
+from UNetSegmentLib.worker.memory import PREFIX  # noqa: E402
 
 SHAPE = (48, 44, 40)
 SHARED = Path("/dev/shm")
@@ -64,7 +65,7 @@ class Soak:
             name="soaked",
             inference={"patch_size": [16, 16, 16], "overlap": 0.5},
         )
-        self.names = shared_names()
+        self.names = shared_names(os.getpid())
         host.load_module(ROOT / "UNetSegment" / "UNetSegment.py")
         self.panel.enter()
         self._usual = 0.5
@@ -218,9 +219,11 @@ class Soak:
     def left(self, workers: int) -> list[str]:
         """Processes and shared memory beyond what may be there."""
         me = psutil.Process()
-        self.live(lambda: len(alive(me.children(recursive=True))) <= workers and shared_names() <= self.names, 15)
+        self.live(
+            lambda: len(alive(me.children(recursive=True))) <= workers and shared_names(os.getpid()) <= self.names, 15
+        )
         found = [f"process {child.pid}" for child in alive(me.children(recursive=True))[workers:]]
-        return found + [f"shared memory {name}" for name in sorted(shared_names() - self.names)]
+        return found + [f"shared memory {name}" for name in sorted(shared_names(os.getpid()) - self.names)]
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -238,9 +241,9 @@ def kill_tree(pid: int) -> None:
         pass
 
 
-def shared_names() -> set[str]:
-    """Names of shared memory made by Python, where the system lists them."""
-    return {path.name for path in SHARED.glob("psm_*")} if SHARED.is_dir() else set()
+def shared_names(pid: int | str) -> set[str]:
+    """Names of the shared memory that a process made, where the system lists them."""
+    return {path.name for path in SHARED.glob(f"{PREFIX}{pid}-*")} if SHARED.is_dir() else set()
 
 
 def labels_of(voxels: np.ndarray) -> np.ndarray:
@@ -319,18 +322,18 @@ def leave(seed: int, how: str) -> None:
 
 def exits(count: int, seed: int) -> list[str]:
     """End whole applications during a run; what they leave behind."""
-    before, left = shared_names(), []
+    before, left = shared_names("*"), []
     for number in range(count):
         how = ("close", "kill", "terminate")[number % 3]
         command = [sys.executable, __file__, "--leave", how, "--seed", str(seed + number)]
         done = subprocess.run(command, stdout=subprocess.PIPE, timeout=300, env=os.environ)
         worker = int(done.stdout.split()[-1])
         end = time.monotonic() + 20
-        while (psutil.pid_exists(worker) or shared_names() - before) and time.monotonic() < end:
+        while (psutil.pid_exists(worker) or shared_names("*") - before) and time.monotonic() < end:
             time.sleep(0.1)
         if psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE:
             left.append(f"process {worker} after '{how}'")
-        left += [f"shared memory {name} after '{how}'" for name in shared_names() - before]
+        left += [f"shared memory {name} after '{how}'" for name in shared_names("*") - before]
     return left
 
 

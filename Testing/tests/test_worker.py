@@ -22,7 +22,7 @@ from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.predict.sanity import check
 from UNetSegmentLib.volume import Grid, Volume
-from UNetSegmentLib.worker import Worker, client, protocol
+from UNetSegmentLib.worker import Worker, client, memory, protocol
 from UNetSegmentLib.worker.memory import SharedArray
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,9 @@ def labels(volume):
 
 
 def names():
-    return {path.name for path in SHARED.iterdir()} if SHARED.is_dir() else set()
+    """Of the shared memory that this process made and that has a name, where the system lists it."""
+    mine = f"{memory.PREFIX}{os.getpid()}-*"
+    return {path.name for path in SHARED.glob(mine)} if SHARED.is_dir() else set()
 
 
 def is_running(pid):
@@ -364,6 +366,28 @@ def test_shared_arrays_share_and_leave_no_name(capfd):
     del view, first, second
     gc.collect()
     assert "Exception ignored" not in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the system does not list shared memory")
+def test_memory_that_is_not_there_is_refused_before_somebody_writes_to_it():
+    before, here = names(), os.statvfs(SHARED)
+    with pytest.raises(WorkerError, match="There is no room for .* MB of shared memory"):
+        SharedArray.create((here.f_bavail * here.f_frsize + (1 << 30),), np.uint8)
+    assert names() == before
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the system does not list shared memory")
+def test_what_a_crashed_program_left_is_freed_and_what_is_in_use_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_LISTED", tmp_path)
+    left, fresh, other = (tmp_path / name for name in (f"{memory.PREFIX}1-ab", f"{memory.PREFIX}2-cd", "psm_ef"))
+    for path in (left, fresh, other):
+        path.write_bytes(b"voxels")
+    for path in (left, other):
+        os.utime(path, (time.time() - 2 * memory.FORGOTTEN_AFTER,) * 2)
+    memory.sweep()
+    assert not left.exists() and fresh.exists() and other.exists()
+    monkeypatch.setattr(memory, "_LISTED", tmp_path / "nowhere")
+    memory.sweep()
 
 
 def test_no_resource_tracker_is_started():

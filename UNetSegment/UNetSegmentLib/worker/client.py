@@ -22,7 +22,7 @@ from ..predict import Progress, passes
 from ..predict.sanity import InputWarning
 from ..volume import Volume
 from . import protocol
-from .memory import SharedArray
+from .memory import SharedArray, sweep
 from .process import Child, Inside
 
 SILENCE = 30.0
@@ -129,6 +129,7 @@ class Worker:
             self._process.end()
         self._process = None
         self._process = Inside(self._read) if self.is_inside else Child(self._command, self._read, self._read_log)
+        threading.Thread(target=sweep, daemon=True).start()
         self._heard = time.monotonic()
         self._request("hello", {}, Job(0, on_done=self._met))
 

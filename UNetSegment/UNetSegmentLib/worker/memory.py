@@ -8,16 +8,27 @@ frees it when both have let go, however they end.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import secrets
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker, shared_memory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import WorkerError
 
+PREFIX = "uns-"
+"""How the names begin; the number of the process that made the memory follows. macOS allows 30 characters."""
+FORGOTTEN_AFTER = 3600.0
+"""Seconds after which a name is one that a crash left: both sides hold the memory within seconds, and the name goes."""
+_LISTED = Path("/dev/shm")
+"""Where Linux lists shared memory. Windows frees it with its last holder; macOS lists it nowhere."""
 _LOCK = threading.Lock()
 
 
@@ -43,11 +54,13 @@ class SharedArray:
         dtype = np.dtype(dtype)
         size = max(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, 1)
         try:
+            _need_room(size)
             with _untracked():
-                memory = _open(create=True, size=size)
+                memory = _open(name=f"{PREFIX}{os.getpid()}-{secrets.token_hex(6)}", create=True, size=size)
         except OSError as error:
             raise WorkerError(
-                f"There is no room for {size >> 20} MB of shared memory ({error.strerror}); close other programs."
+                f"There is no room for {size >> 20} MB of shared memory ({error.strerror}); close other programs, or start "
+                "the container with more of it (--shm-size)."
             ) from None
         shared = cls(memory, shape, dtype)
         shared._named = True
@@ -77,6 +90,25 @@ class SharedArray:
         """Let go. Where somebody still looks at the array, the memory stays until they do no longer."""
         self.forget_name()
         self.array = np.empty(0)
+
+
+def _need_room(size: int) -> None:
+    """The system promises Linux's shared memory freely and kills the process that then writes to what is not there."""
+    try:
+        here = os.statvfs(_LISTED)
+    except (OSError, AttributeError):  # macOS and Windows say so themselves
+        return
+    if here.f_bavail * here.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def sweep() -> None:
+    """Free what programs that crashed while they handed over a volume left in memory."""
+    with contextlib.suppress(OSError):  # not Linux, or another user's
+        for path in _LISTED.glob(f"{PREFIX}*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > FORGOTTEN_AFTER:
+                    path.unlink()
 
 
 def _let_go(memory: shared_memory.SharedMemory) -> None:
