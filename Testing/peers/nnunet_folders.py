@@ -1,6 +1,6 @@
 """Make small nnU-Net v2 trained-model folders of many kinds, with nnU-Net's own answers: run where nnunetv2 is installed.
 
-    python nnunet_folders.py OUT [KIND ...]
+    cd Testing && python -m peers.nnunet_folders OUT [KIND ...]
 
 Each ``OUT/KIND`` gets ``model`` (the folder), ``image`` (a case, one NIfTI file per channel), ``plain`` and ``mirrored``
 (nnU-Net's labels). The networks are nnU-Net's, fitted for some seconds to ellipsoids, so that their answers are not ties.
@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
+from synthetic import nnunet
 
 # the search for trainers imports every file; this one needs timm and torchvision, and no kind here needs it
 sys.modules["nnunetv2.training.nnUNetTrainer.primus.primus_trainers"] = types.ModuleType("primus_trainers")
-UNET = "dynamic_network_architectures.architectures.unet."
+SEEN = {"max": 520.0, "mean": 290.0, "median": 240.0, "min": 60.0, "std": 95.0}
+SEEN |= {"percentile_00_5": 130.0, "percentile_99_5": 470.0}
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Kind:
     labels: dict[str, Any] = field(default_factory=lambda: {"background": 0, "large": 1, "small": 2, "tiny": 3})
     order: list[int] | None = None
     reader: str = "SimpleITKIO"
-    network: str = "PlainConvUNet"
+    network: str = nnunet.PLAIN
     torch_resampling: bool = False
     trainer: str = "nnUNetTrainer"
     folds: tuple[str, ...] = ("0",)
@@ -81,7 +83,7 @@ KINDS = {
         mirror=(0, 2),
     ),
     "residual": Kind(
-        network="ResidualEncoderUNet",
+        network=nnunet.RESIDUAL,
         torch_resampling=True,
         labels={"background": 0, "large": 1, "small": 2, "tiny": 3, "ignore": 4},
         folds=("all",),
@@ -127,90 +129,26 @@ def write(array: np.ndarray, kind: Kind, path: Path) -> None:
 
 def plans_of(kind: Kind) -> dict[str, Any]:
     """plans.json as nnU-Net 2.x writes it, or as it did before 2.4."""
-    d = len(kind.patch)
-    features = [8, 16, 32]
-    resampling: dict[str, Any] = {}
-    for part in ("data", "seg", "probabilities"):
-        is_seg = part == "seg"
-        if kind.torch_resampling:
-            resampling[f"resampling_fn_{part}"] = "resample_torch_fornnunet"
-            options = {"is_seg": is_seg, "force_separate_z": False, "memefficient_seg_resampling": False}
-        else:
-            resampling[f"resampling_fn_{part}"] = "resample_data_or_seg_to_shape"
-            order = 3 if part == "data" else 1
-            options = {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
-        resampling[f"resampling_fn_{part}_kwargs"] = options
-    configuration: dict[str, Any] = {
-        "data_identifier": "nnUNetPlans_test",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": 2,
-        "patch_size": kind.patch,
-        "median_image_size_in_voxels": [30, 47, 52],
-        "spacing": kind.target,
-        "normalization_schemes": kind.schemes,
-        "use_mask_for_norm": [kind.masked] * len(kind.channels),
-        **resampling,
-        "batch_dice": False,
-    }
-    decoder = [2, 2] if kind.network == "PlainConvUNet" else [1, 1]
-    if kind.old:
-        configuration |= {
-            "UNet_class_name": kind.network,
-            "UNet_base_num_features": 8,
-            "unet_max_num_features": 24,
-            "n_conv_per_stage_encoder": [2, 2, 2],
-            "n_conv_per_stage_decoder": decoder,
-            "num_pool_per_axis": [2] * d,
-            "pool_op_kernel_sizes": kind.strides,
-            "conv_kernel_sizes": kind.kernels,
-        }
-    else:
-        plain = kind.network == "PlainConvUNet"
-        configuration["architecture"] = {
-            "network_class_name": UNET + kind.network,
-            "arch_kwargs": {
-                "n_stages": 3,
-                "features_per_stage": features,
-                "conv_op": f"torch.nn.modules.conv.Conv{d}d",
-                "kernel_sizes": kind.kernels,
-                "strides": kind.strides,
-                "n_conv_per_stage" if plain else "n_blocks_per_stage": [2, 2, 2] if plain else [1, 2, 3],
-                "n_conv_per_stage_decoder": decoder,
-                "conv_bias": True,
-                "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{d}d",
-                "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        }
-    configurations = {kind.configuration: configuration}
+    plain = kind.network == nnunet.PLAIN
+    convolutions = ([2, 2, 2], [2, 2]) if plain else ([1, 2, 3], [1, 1])
+    network = nnunet.architecture([8, 16, 32], kind.kernels, kind.strides, *convolutions, kind.network)
+    how = nnunet.configuration(kind.patch, kind.target, network, kind.schemes, kind.masked, kind.torch_resampling)
+    configurations = {kind.configuration: nnunet.old_form(how, 8, 24) if kind.old else how}
     if kind.inherits:
-        configurations = {"base": configuration, kind.configuration: {"inherits_from": "base", "batch_size": 3}}
-    seen = {"max": 520.0, "mean": 290.0, "median": 240.0, "min": 60.0, "std": 95.0}
-    seen |= {"percentile_00_5": 130.0, "percentile_99_5": 470.0}
-    intensities = {str(index): seen for index in range(len(kind.channels))}
-    return {
-        "dataset_name": "Dataset999_Ellipsoids",
-        "plans_name": "nnUNetPlans",
-        "original_median_spacing_after_transp": [2.0, 1.1, 0.9],
-        "original_median_shape_after_transp": [30, 47, 52],
-        "image_reader_writer": kind.reader,
-        "transpose_forward": kind.transpose,
-        "transpose_backward": [int(n) for n in np.argsort(kind.transpose)],
-        "configurations": configurations,
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        f"foreground_intensity_properties_{'by_modality' if kind.old else 'per_channel'}": intensities,
-    }
+        configurations = {"base": how, kind.configuration: {"inherits_from": "base", "batch_size": 3}}
+    table = nnunet.plans(
+        configurations, SEEN, len(kind.channels), kind.transpose, kind.reader, name="Dataset999_Ellipsoids"
+    )
+    if kind.old:
+        table["foreground_intensity_properties_by_modality"] = table.pop("foreground_intensity_properties_per_channel")
+    return table
 
 
 def dataset_of(kind: Kind) -> dict[str, Any]:
-    names = "modality" if kind.old else "channel_names"
-    table = {names: kind.channels, "labels": kind.labels, "numTraining": 1, "file_ending": ".nii.gz"}
-    return table | ({"regions_class_order": kind.order} if kind.order else {})
+    table = nnunet.dataset(kind.labels, kind.channels, kind.order)
+    if kind.old:
+        table["modality"] = table.pop("channel_names")
+    return table
 
 
 def fit(network: torch.nn.Module, data: np.ndarray, seg: np.ndarray, kind: Kind, steps: int = 80) -> None:
@@ -255,9 +193,7 @@ def make(kind: Kind, out: Path) -> None:
     torch.manual_seed(0)
     images, truth = case(kind, out / "image", 0)
     plans, dataset = plans_of(kind), dataset_of(kind)
-    (out / "model").mkdir()
-    for name, table in (("plans.json", plans), ("dataset.json", dataset)):
-        (out / "model" / name).write_text(json.dumps(table, indent=1))
+    nnunet.write_tables(out / "model", plans, dataset)
     manager = PlansManager(copy.deepcopy(plans))
     configuration = manager.get_configuration(kind.configuration)
     outputs = manager.get_label_manager(dataset).num_segmentation_heads
@@ -273,23 +209,19 @@ def make(kind: Kind, out: Path) -> None:
         optimizer = torch.optim.SGD(network.parameters(), 1e-2, momentum=0.99)
         path = out / "model" / f"fold_{fold}" / "checkpoint_final.pth"
         path.parent.mkdir()
-        content = {
-            "network_weights": network.state_dict(),
-            "optimizer_state": optimizer.state_dict(),
-            "grad_scaler_state": None,
-            "logging": {"mean_fg_dice": [np.float64(0.5)], "dice_per_class_or_region": [[np.float32(0.5)]]},
-            "_best_ema": np.float64(0.5),
-            "current_epoch": 1000,
-            "init_args": {
+        content = nnunet.checkpoint(
+            network.state_dict(),
+            optimizer_state=optimizer.state_dict(),
+            init_args={
                 "plans": plans,
                 "configuration": kind.configuration,
                 "fold": fold if fold == "all" else int(fold),
                 "dataset_json": dataset,
                 "device": torch.device("cpu"),
             },
-            "trainer_name": kind.trainer,
-            "inference_allowed_mirroring_axes": kind.mirror,
-        }
+            trainer_name=kind.trainer,
+            inference_allowed_mirroring_axes=kind.mirror,
+        )
         torch.save(content, path)
     for mirrored in (False, True) if kind.mirror else (False,):
         folder = out / ("mirrored" if mirrored else "plain")

@@ -1,6 +1,6 @@
 """nnU-Net's own planner, asked for plans of fingerprints that are not on disk; run by a Python that has nnunetv2.
 
-``python nnunet_planner.py FINGERPRINTS.json PLANS.json``: the first is a list of {"spacings", "shapes", "labels", "memory"}
+``cd Testing && python -m peers.nnunet_planner FINGERPRINTS.json PLANS.json``: the first is a list of {"spacings", "shapes", "labels", "memory"}
 with axes (k, j, i), the second gets per entry and configuration spacing, patch, batch, features, kernels and strides.
 """
 

@@ -1,6 +1,6 @@
 """Weights, an input and the answer of networks of dynamic_network_architectures: run where that package is installed.
 
-    python unet_answers.py OUT
+    cd Testing && python -m peers.unet_answers OUT
 
 Each ``OUT/NAME.npz`` holds the state dict under ``w:KEY``, ``input``, ``output``, and ``facts``: JSON with ``name``,
 ``dimensions``, ``outputs`` and the ``arguments`` as nnU-Net's plans have them.

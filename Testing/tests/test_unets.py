@@ -149,7 +149,7 @@ def test_wrong_weights_are_named():
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unets")
-    run_peer("unet_answers.py", "dynamic_network_architectures", folder)
+    run_peer("unet_answers", "dynamic_network_architectures", folder)
     return folder
 
 

@@ -72,7 +72,7 @@ def test_plans_equal_those_of_an_installed_nnunet(seed, tmp_path):
         "memory": 8,
     }
     (tmp_path / "asked.json").write_text(json.dumps([raw]))
-    run_peer("nnunet_planner.py", "nnunetv2", tmp_path / "asked.json", tmp_path / "plans.json")
+    run_peer("nnunet_planner", "nnunetv2", tmp_path / "asked.json", tmp_path / "plans.json")
     compare(make_plan(fingerprint_of(raw)), json.loads((tmp_path / "plans.json").read_text())[0])
 
 

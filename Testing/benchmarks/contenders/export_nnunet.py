@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from synthetic import nnunet
 
-from benchmarks.contenders.make_nnunet import CONFIGURATION, make_dataset, make_plans
+from benchmarks.contenders.make_nnunet import make_dataset, make_plans
 from benchmarks.serve import serve, stage
 
 _state: dict[str, Any] = {}
@@ -20,7 +21,7 @@ def load(logits: str, threads: int, resampling: str) -> None:
 
     torch.set_num_threads(threads)
     plans = make_plans(1.0, 128, 1.5, {"mean": 0.0, "std": 1.0, "percentile_00_5": 0.0, "percentile_99_5": 1.0})
-    configuration = plans["configurations"][CONFIGURATION]
+    configuration = plans["configurations"][nnunet.FULL]
     if resampling == "resample_torch_fornnunet":
         configuration["resampling_fn_probabilities"] = resampling
         configuration["resampling_fn_probabilities_kwargs"] = {"is_seg": False, "num_threads": threads}
@@ -37,7 +38,7 @@ def run(shape: list[int], spacing: float, out: str) -> dict[str, Any]:
         "shape_after_cropping_and_before_resampling": tuple(shape),
         "bbox_used_for_cropping": [[0, n] for n in shape],
     }
-    configuration = manager.get_configuration(CONFIGURATION)
+    configuration = manager.get_configuration(nnunet.FULL)
     label_manager = manager.get_label_manager(make_dataset(len(logits)))
     with stage("export"):
         labels = _state["convert"](

@@ -6,15 +6,14 @@ discriminants. So the network costs what a trained one costs, and its label maps
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from synthetic import nnunet
 
 from benchmarks.serve import serve
 
-CONFIGURATION = "3d_fullres"
 RIDGE = 0.1
 """Of the mean variance: keeps weights small, so that rounding in the trunk is not blown up."""
 PRIOR = 0.1
@@ -48,8 +47,7 @@ def make(
         target = Path(folder) / str(count)
         (target / "fold_0").mkdir(parents=True, exist_ok=True)
         dataset = make_dataset(count)
-        (target / "plans.json").write_text(json.dumps(plans, indent=1), "utf-8")
-        (target / "dataset.json").write_text(json.dumps(dataset, indent=1), "utf-8")
+        nnunet.write_tables(target, plans, dataset)
         predictor = _predictor(plans, dataset, trunk)
         state = predictor.network.state_dict()
         if trunk is None:
@@ -57,72 +55,22 @@ def make(
             features, where = _features(predictor, array, spacing[::-1])
         truth = _resample(merge(anatomy, count), where)
         found[str(count)] = _fit(predictor.network.decoder.seg_layers[-1], features, truth, count)
-        _save(predictor.network, target / "fold_0" / "checkpoint_final.pth")
+        torch.save(nnunet.checkpoint(predictor.network.state_dict()), target / "fold_0" / "checkpoint_final.pth")
     return found
 
 
 def make_plans(width: float, patch: int, spacing: float, intensities: dict[str, float]) -> dict[str, Any]:
     """A plans file as nnU-Net writes it for a large CT set: six stages, 32 to 320 channels times ``width``."""
-    stages = 6
-    resampling = "resample_data_or_seg_to_shape"
-    order = {"order_z": 0, "force_separate_z": None}
-    architecture = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": [max(round(min(32 * 2**i, 320) * width), 2) for i in range(stages)],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * stages,
-            "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-            "n_conv_per_stage": [2] * stages,
-            "n_conv_per_stage_decoder": [2] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
-    configuration = {
-        "data_identifier": f"nnUNetPlans_{CONFIGURATION}",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": 2,
-        "patch_size": [patch] * 3,
-        "median_image_size_in_voxels": [2.0 * patch] * 3,
-        "spacing": [spacing] * 3,
-        "normalization_schemes": ["CTNormalization"],
-        "use_mask_for_norm": [False],
-        "resampling_fn_data": resampling,
-        "resampling_fn_seg": resampling,
-        "resampling_fn_probabilities": resampling,
-        "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **order},
-        "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, **order},
-        "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, **order},
-        "architecture": architecture,
-        "batch_dice": False,
-    }
-    return {
-        "dataset_name": "Dataset900_Torso",
-        "plans_name": "nnUNetPlans",
-        "original_median_spacing_after_transp": [spacing] * 3,
-        "original_median_shape_after_transp": [2 * patch] * 3,
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "configurations": {CONFIGURATION: configuration},
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": intensities},
-    }
+    features = [max(round(min(32 * 2**stage, 320) * width), 2) for stage in range(6)]
+    strides = [[1, 1, 1]] + [[2, 2, 2]] * 5
+    network = nnunet.architecture(features, [[3, 3, 3]] * 6, strides, [2] * 6, [2] * 5)
+    how = nnunet.configuration([patch] * 3, [spacing] * 3, network)
+    return nnunet.plans({nnunet.FULL: how}, intensities, name="Dataset900_Torso")
 
 
 def make_dataset(classes: int) -> dict[str, Any]:
     """The dataset file that belongs to it."""
-    labels = {"background": 0} | {f"structure_{value}": value for value in range(1, classes)}
-    return {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+    return nnunet.dataset({"background": 0} | {f"structure_{value}": value for value in range(1, classes)})
 
 
 def merge(anatomy: np.ndarray, classes: int) -> np.ndarray:
@@ -153,7 +101,7 @@ def _predictor(plans: dict[str, Any], dataset: dict[str, Any], trunk: dict[str, 
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    made = plans["configurations"][CONFIGURATION]["architecture"]
+    made = plans["configurations"][nnunet.FULL]["architecture"]
     network = get_network_from_plans(
         made["network_class_name"],
         made["arch_kwargs"],
@@ -168,7 +116,7 @@ def _predictor(plans: dict[str, Any], dataset: dict[str, Any], trunk: dict[str, 
         network.load_state_dict(network.state_dict() | trunk)
     manager = PlansManager(plans)
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    configuration = manager.get_configuration(CONFIGURATION)
+    configuration = manager.get_configuration(nnunet.FULL)
     predictor.manual_initialization(network.eval(), manager, configuration, None, dataset, "nnUNetTrainer", (0, 1, 2))
     return predictor
 
@@ -234,24 +182,6 @@ def _fit(layer: Any, features: np.ndarray, truth: np.ndarray, classes: int) -> d
     answer = (x @ weight.T + bias).argmax(axis=1)
     kept = [float((answer == 0).mean()), float((truth == 0).mean())]
     return {"present": len(present), "won": len(np.unique(answer)), "background": kept}
-
-
-def _save(network: Any, path: Path) -> None:
-    """A checkpoint with the entries and objects of a real one."""
-    import torch
-
-    checkpoint = {
-        "network_weights": network.state_dict(),
-        "optimizer_state": {},
-        "grad_scaler_state": None,
-        "logging": {"mean_fg_dice": [np.float64(0.5)]},
-        "_best_ema": np.float64(0.5),
-        "current_epoch": 1,
-        "init_args": {"configuration": CONFIGURATION, "fold": 0},
-        "trainer_name": "nnUNetTrainer",
-        "inference_allowed_mirroring_axes": (0, 1, 2),
-    }
-    torch.save(checkpoint, path)
 
 
 if __name__ == "__main__":
