@@ -37,7 +37,7 @@ def test_many_small_steps_do_not_wait_for_as_many_looks():
 def test_an_engine_inside_of_slicer_works_while_the_worker_is_polled():
     worker, looks = Worker(inside=True), 0
     worker.start()
-    worker._enter(Job(0))  # something is under way
+    worker._enter(Job())  # something is under way
     engine = threading.Thread(target=lambda: [time.sleep(0.0005) for _step in range(STEPS)], daemon=True)
     engine.start()
     while engine.is_alive() and looks < STEPS:

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from synthetic import packages
 from UNetSegmentLib import errors, package
 from UNetSegmentLib.errors import Cancelled, PackageError, WorkerError
-from UNetSegmentLib.predict import Predictor
+from UNetSegmentLib.predict import Predictor, passes
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.predict.sanity import check
 from UNetSegmentLib.volume import Grid, Volume
-from UNetSegmentLib.worker import Worker, client, memory, protocol
+from UNetSegmentLib.worker import Job, Outcome, Worker, client, memory, protocol
 from UNetSegmentLib.worker.memory import SharedArray
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,19 +189,14 @@ def faults(worker, model, cancels, kills, seed):
         if action == "cancel":
             worker.cancel(job)
         elif worker.is_alive and not job.finished:
-            process = worker._process
-            os.killpg(process.pid, signal.SIGKILL)
-            while (
-                process.exit_code is None
-            ):  # an answer that came just before must not leave the next job with a dying worker
-                time.sleep(0.002)
+            os.killpg(worker._process.pid, signal.SIGKILL)
         while not job.finished:
             worker.poll()
             time.sleep(0.002)
         worker.poll()
         assert len(outcomes) == 1
         ends.append(type(outcomes[0]).__name__)
-        if isinstance(outcomes[0], client.Outcome):
+        if isinstance(outcomes[0], Outcome):
             np.testing.assert_array_equal(outcomes[0].array, expected)
         else:
             assert isinstance(outcomes[0], Cancelled if action == "cancel" else WorkerError)
@@ -212,14 +207,14 @@ def faults(worker, model, cancels, kills, seed):
 def test_memory_made_after_the_end_of_a_job_is_let_go(worker, model, monkeypatch):
     """A job that ends while its volume is still being copied."""
     before, copying, go_on = names(), threading.Event(), threading.Event()
-    copy = client.passes.transfer
+    copy = passes.transfer
 
     def slowly(target, source, threads):
         copying.set()
         go_on.wait(20)
         copy(target, source, threads)
 
-    monkeypatch.setattr(client.passes, "transfer", slowly)
+    monkeypatch.setattr(passes, "transfer", slowly)
     job = worker.predict(model, [image()], NUMBERS)
     assert copying.wait(20)
     worker.stop()
@@ -252,14 +247,158 @@ def test_200_cancels_and_50_kills(worker, model):
 
 
 @posix
-def test_a_worker_that_was_killed_says_so_and_the_next_one_is_fresh(worker):
-    worker.start()
-    job = worker.load("whatever")
-    os.killpg(worker._process.pid, signal.SIGKILL)
+@needs_engine
+def test_a_worker_that_was_killed_at_work_says_so_and_the_next_one_is_fresh(worker, model):
+    job = worker.predict(model, [image((160, 160, 160))], NUMBERS, on_progress=lambda *_: kill(worker))
     with pytest.raises(WorkerError, match="perhaps because memory was short"):
         worker.wait(job)
-    with pytest.raises(PackageError):
-        worker.wait(worker.load("whatever"))
+    assert worker.wait(worker.predict(model, [image()], NUMBERS)).array.any()
+
+
+def kill(worker):
+    os.killpg(worker._process.pid, signal.SIGKILL)
+
+
+@posix
+@needs_engine
+@pytest.mark.parametrize("pause", [0.0, 0.002, 0.02, 0.5])
+def test_a_worker_that_was_killed_while_idle_is_not_noticed(worker, model, pause):
+    """Neither where the system has not yet told that it is gone, nor where it has."""
+    worker.wait(worker.load(model))
+    before = worker._process.pid
+    kill(worker)
+    time.sleep(pause)
+    assert worker.wait(worker.predict(model, [image()], NUMBERS)).array.any()
+    assert worker._process.pid != before
+
+
+@posix
+@needs_engine
+def test_a_worker_that_was_killed_behind_its_launcher_while_idle_is_not_noticed(tmp_path, model):
+    launcher = tmp_path / "launcher.sh"
+    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\ncode=$?\nsleep 0.3\nexit $code\n')
+    launcher.chmod(0o755)
+    behind = Worker([str(launcher)])
+    behind.wait(behind.load(model))
+    os.kill(behind.pid, signal.SIGKILL)
+    assert behind.wait(behind.predict(model, [image()], NUMBERS)).array.any()
+    behind.stop()
+
+
+@posix
+@needs_engine
+def test_what_waits_behind_the_request_that_a_worker_dies_of_goes_on(worker, model, tmp_path):
+    other = str(packages.threshold_package(tmp_path / "other", name="other"))
+    ends = []
+    first = worker.predict(model, [image((160, 160, 160))], NUMBERS, on_error=ends.append)
+    while not first.was_begun:
+        worker.poll()
+    kill(worker)
+    while worker.is_alive:  # nobody has polled: the next request is the first to see it
+        time.sleep(0.002)
+    second = worker.predict(other, [image()], NUMBERS)
+    assert worker.wait(second).array.any() and second.was_sent_again
+    assert [type(end) for end in ends] == [WorkerError] and first.finished
+
+
+def counted(folder, code):
+    """A command that runs ``code``, which may serve, and counts its starts; and the count."""
+    starts = folder / "starts"
+    lines = [
+        "import os, pathlib, sys, time",
+        f"sys.path.insert(0, {str(ROOT / 'UNetSegment')!r})",
+        f"starts = pathlib.Path({str(starts)!r})",
+        "with starts.open('a') as file: file.write('x')",
+        "from UNetSegmentLib.worker import server",
+        code,
+    ]
+    return [sys.executable, "-c", "\n".join(lines)], lambda: len(starts.read_text())
+
+
+@posix
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "os._exit(3)", "sys.exit(0)"])
+def test_a_worker_that_ends_before_it_begins_is_replaced_once(tmp_path, model, how):
+    command, starts = counted(tmp_path, f"{how} if len(starts.read_text()) == 1 else server.main()")
+    worker = Worker(command)
+    first, second = worker.load(model), worker.predict(model, [image()], NUMBERS)
+    assert worker.wait(second).array.any() and first.finished and first.error is None
+    assert starts() == 2
+    assert any("a fresh one was started" in line for line in worker.lines)
+    worker.stop()
+
+
+def test_a_worker_that_never_begins_is_not_replaced_for_ever(tmp_path, model):
+    command, starts = counted(tmp_path, "sys.exit('no module named numpy')")
+    worker = Worker(command)
+    jobs = worker.load(model), worker.predict(model, [image()], NUMBERS)
+    for job in jobs:
+        with pytest.raises(WorkerError, match="no module named numpy"):
+            worker.wait(job)
+    assert starts() == 2 and not worker.is_busy
+
+
+@posix
+def test_a_model_that_kills_the_worker_does_it_once(tmp_path, model):
+    command, starts = counted(tmp_path, "server.Predictor = lambda *a, **k: os.kill(os.getpid(), 9)\nserver.main()")
+    worker = Worker(command)
+    jobs = worker.load(model), worker.predict(model, [image()], NUMBERS)
+    for job in jobs:
+        with pytest.raises(WorkerError, match="perhaps because memory was short"):
+            worker.wait(job)
+    assert starts() == 1 and not worker.is_busy
+
+
+def test_the_last_words_of_a_worker_count(tmp_path, model):
+    """It answers and ends while the answer is still being copied."""
+    code = (
+        "import json; line = json.dumps({'jsonrpc': '2.0', 'id': 2, 'result': {'voxels': {}, 'provenance': {}}})\n"
+        "for _ in range(2): sys.stdin.buffer.readline()\n"
+        "print(line, flush=True)"
+    )
+    command, starts = counted(tmp_path, code)
+    worker = Worker(command)
+    job = worker.predict(model, [image()], NUMBERS, on_answer=lambda array: time.sleep(1))
+    assert isinstance(worker.wait(job), Outcome) and starts() == 1
+
+
+def test_what_a_callback_raises_is_the_callers(worker, model):
+    job = worker.predict(model, [image()], NUMBERS, on_progress=lambda report: None)  # one argument too few
+    with pytest.raises(TypeError, match="positional argument"):
+        worker.wait(job)
+    job.on_progress = None
+    assert worker.wait(job).array.any()
+
+
+@posix
+def test_a_computer_that_slept_does_not_take_its_worker_for_hung(worker, model, monkeypatch):
+    monkeypatch.setattr(client, "SILENCE", 2)
+    worker.wait(worker.load(model))
+    job = worker.load(model)
+    os.kill(worker.pid, signal.SIGSTOP)
+    time.sleep(3)
+    worker.poll()  # this program wakes up first
+    os.kill(worker.pid, signal.SIGCONT)
+    assert worker.wait(job)["ran"]
+
+
+def test_signs_of_life_do_not_heap_up_while_nobody_asks(worker, model):
+    worker.wait(worker.load(model))
+    time.sleep(2.5)
+    assert worker._events.qsize() == 0
+
+
+def test_a_server_whose_pipe_breaks_ends():
+    class Broken:
+        def readline(self, most):
+            raise OSError(5, "Input/output error")
+
+    left, (up_read, up_write) = [], os.pipe()
+    from UNetSegmentLib.worker import server
+
+    with os.fdopen(up_read, "rb"):
+        served = server.Server(Broken(), os.fdopen(up_write, "wb"), leave=left.append)
+        served.serve()
+        assert wait_until(lambda: left == [0], 5)
 
 
 def pretend(code):
@@ -275,7 +414,7 @@ def pretend(code):
             'print(\'{"jsonrpc":"2.0","method":"slab","params":{"id":2}}\', flush=True); time.sleep(60)',
             "cannot be read",
         ),
-        ("sys.exit('no module named numpy')", "no module named numpy"),
+        ('print(\'{"jsonrpc":"2.0","id":1,"result":"me"}\', flush=True); time.sleep(60)', "cannot be read"),
         ("sys.stdout.close(); time.sleep(60)", "has not answered"),
         ("time.sleep(60)", "has not answered"),
     ],
@@ -469,15 +608,15 @@ def test_whatever_a_worker_says_each_job_ends_once_and_nothing_breaks(said):
     fed._process = Dead()
     fed._met = lambda result: None
     nothing = dict.fromkeys(("on_progress", "on_answer", "on_grown"), lambda *_: None)
-    job = client.Job(0, on_done=ends.append, on_error=ends.append, on_slab=lambda box, array: array[box], **nothing)
+    job = Job(on_done=ends.append, on_error=ends.append, on_slab=lambda box, array: array[box], **nothing)
     fed._enter(job)
-    job._shared.append(SharedArray.create((2, 2, 2), np.uint8))
+    job.shared.append(SharedArray.create((2, 2, 2), np.uint8))
     for message in said:
         fed._read(fed._process, protocol.encode(message))
     fed.poll()
     fed.stop()
     fed.poll()
-    assert len(ends) == 1 and job.finished and not job._shared
+    assert len(ends) == 1 and job.finished and not job.shared
 
 
 @needs_engine

@@ -16,8 +16,7 @@ from UNetSegmentLib.panel import needs
 from UNetSegmentLib.predict import Prediction, Progress
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.volume import LabelMap
-from UNetSegmentLib.worker import Job
-from UNetSegmentLib.worker.client import Outcome
+from UNetSegmentLib.worker import Job, Outcome
 
 MODULE = Path(__file__).resolve().parents[2] / "UNetSegment.py"
 BACKEND = is_installed("openvino") or (is_installed("torch") and is_installed("monai"))
@@ -94,7 +93,7 @@ class FakeWorker:
 
     def predict(self, model, volumes, numbering, options, **callbacks):
         self.asked.append(("predict", model, options))
-        job = Job(len(self.asked), **callbacks)
+        job = Job(number=len(self.asked), **callbacks)
         self.jobs.append((job, self._steps(job, volumes[0].array[0], numbering, options.get("region"))))
         return job
 
@@ -130,7 +129,7 @@ class FakeWorker:
         job.answer = Outcome(result, voxels, ran, None)
 
     def cancel(self, job):
-        job._cancelled_at = 1.0
+        job.cancelled_at = 1.0
 
     def poll(self):
         for entry in list(self.jobs):

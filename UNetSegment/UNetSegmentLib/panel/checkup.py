@@ -20,8 +20,7 @@ from .. import __version__
 from ..errors import UNetSegmentError
 from ..package import Package
 from ..volume import Grid, Volume
-from ..worker import Worker
-from ..worker.client import Outcome
+from ..worker import Outcome, Worker
 
 LEAST_DICE = 0.8
 """What each structure of the sample must reach against the expert; the model has 0.88 and 0.90 on unseen images."""

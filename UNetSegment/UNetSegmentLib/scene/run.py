@@ -16,8 +16,7 @@ from ..package import Manifest, Package
 from ..predict import Progress, passes
 from ..predict.sanity import InputWarning
 from ..volume import LabelMap
-from ..worker import Worker
-from ..worker.client import Outcome
+from ..worker import Outcome, Worker
 from .read import world_volume
 from .write import check_target, new_layer, write_segmentation
 

@@ -12,72 +12,32 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from ..errors import Cancelled, UNetSegmentError, WorkerError
-from ..predict import Progress, passes
-from ..predict.sanity import InputWarning
+from ..errors import UNetSegmentError, WorkerError
 from ..volume import Volume
 from . import protocol
-from .memory import SharedArray, sweep
+from .job import Job
+from .memory import sweep
 from .process import Child, Inside
 
 SILENCE = 30.0
 """Seconds without a sign of life after which a worker counts as hung."""
+ATTENTION = 1.0
+"""Seconds that count of the time between two polls: while the computer slept or Slicer stood still, nobody listened."""
 GRACE = 3.0
 """Seconds a worker has to stop when cancelled, before it is ended."""
 BREATH, BREATH_INSIDE = 0.003, 0.015
 """Seconds a poll waits while there is something to do, for a worker that is a process or a thread of this one. Slicer holds
 Python's lock while its window waits for events: threads run only while the main thread is in Python and waits there."""
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a prediction gave.
-
-    Args:
-        array: (I, J, K) numbers as asked for, in shared memory that lives as long as this object.
-        voxels: Count of voxels by label value.
-        provenance: What was run.
-    """
-
-    array: np.ndarray
-    voxels: dict[int, int]
-    provenance: dict[str, str]
-    memory: SharedArray = field(repr=False)
-
-
-@dataclass(eq=False)
-class Job:
-    """A request under way. Exactly one of ``on_done`` and ``on_error`` is called, once, by :meth:`Worker.poll`."""
-
-    number: int
-    on_done: Callable[[Any], None] | None = None
-    on_error: Callable[[UNetSegmentError], None] | None = None
-    on_progress: Callable[[Progress, float | None], None] | None = None
-    on_slab: Callable[[tuple[slice, slice, slice], np.ndarray], None] | None = None
-    on_grown: Callable[[], None] | None = None
-    on_answer: Callable[[np.ndarray], None] | None = None
-    on_warnings: Callable[[list[InputWarning]], None] | None = None
-    finished: bool = False
-    result: Any = None
-    error: UNetSegmentError | None = None
-    _shared: list[SharedArray] = field(default_factory=list)
-    _cancelled_at: float | None = None
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._cancelled_at is not None
+_UNREADABLE = "The worker sent something that cannot be read"
 
 
 class Worker:
     """A process that runs models for one program.
 
-    It is started by the first request, and a fresh one by the first request after it ended.
+    It is started by the first request, and a fresh one by the first request after it ended. A request that it had not begun
+    when it ended goes to a fresh one by itself, once, unless a request for the same model was what it worked on.
 
     Args:
         command: Python executable with its arguments, e.g. ``["PythonSlicer"]``; this Python by default.
@@ -97,9 +57,10 @@ class Worker:
         self._command, self.is_inside = list(command or [sys.executable]), inside
         self._log, self.lines = log, collections.deque(maxlen=2000)
         self._process: Child | Inside | None = None
+        self._sending = threading.RLock()  # held while a process takes another's place, too
         self._events: queue.Queue[tuple[Any, str, Any]] = queue.Queue()
         self._jobs: dict[int, Job] = {}
-        self._next, self._heard = 0, 0.0
+        self._next, self._silent, self._polled = 0, 0.0, 0.0
         self.has_answered = False
 
     @property
@@ -123,19 +84,19 @@ class Worker:
         Raises:
             WorkerError: The executable cannot be started.
         """
-        if self.is_alive:
+        if self.is_alive or self._jobs and self._process is not None:  # one that ended at work is seen by _watch
             return
         if self._process is not None:
             self._process.end()
         self._process = None
         self._process = Inside(self._read) if self.is_inside else Child(self._command, self._read, self._read_log)
         threading.Thread(target=sweep, daemon=True).start()
-        self._heard = time.monotonic()
-        self._request("hello", {}, Job(0, on_done=self._met))
+        self._silent = 0.0
+        self._request("hello", {}, Job(on_done=self._met))
 
     def load(self, model: str, options: dict[str, Any] | None = None, **callbacks: Any) -> Job:
         """Have a model warm; ``callbacks`` as for :meth:`predict`. The result tells what it would run on."""
-        job = Job(0, **callbacks)
+        job = Job(model=model, **callbacks)
         self.start()
         return self._request("load", {"model": model, "options": options or {}}, job)
 
@@ -164,23 +125,28 @@ class Worker:
         Raises:
             WorkerError: The process cannot be started.
         """
-        job = Job(0, **callbacks)
+        job = Job(model=model, **callbacks)
         self.start()
         self._enter(job)
-        arguments = (self._process, job, model, list(volumes), dict(numbering), options or {})
+        arguments = (job, list(volumes), dict(numbering), options or {})
         threading.Thread(target=self._share_and_send, args=arguments, daemon=True).start()
         return job
 
     def cancel(self, job: Job) -> None:
         """Ask a job to stop. It ends with :class:`Cancelled` within a patch, or with the process after a grace."""
-        if not job.finished and job._cancelled_at is None:
-            job._cancelled_at = time.monotonic()
-            self._send(self._process, {"method": "cancel", "params": {"id": job.number}})
+        if not job.finished and not job.is_cancelled:
+            job.cancel()
+            self._send(protocol.encode({"method": "cancel", "params": {"id": job.number}}))
 
     def poll(self) -> None:
-        """Call the callbacks of what has happened since; call it some thirty times a second while a job runs."""
+        """Call the callbacks of what has happened since; call it some thirty times a second while a job runs.
+
+        What a callback raises comes out here; the work goes on at the next call.
+        """
         if self._jobs:
             time.sleep(BREATH_INSIDE if self.is_inside else BREATH)
+        now, before = time.monotonic(), self._polled
+        self._polled, self._silent = now, self._silent + min(now - before, ATTENTION)
         while True:
             try:
                 process, kind, content = self._events.get_nowait()
@@ -189,11 +155,14 @@ class Worker:
             if kind == "log":
                 if self._log is not None:
                     self._log(content)
+            elif kind == "failed":
+                number, error = content
+                self._finish(self._jobs.get(number), error=error)
             elif process is self._process:  # not the last words of one that was ended
-                self._heard = time.monotonic()
-                self._take(kind, content)
+                self._silent = 0.0
+                self._take(content)
         if self._jobs:
-            self._watch()
+            self._watch(now)
 
     def wait(self, job: Job, step: float = 0.01, idle: Callable[[], None] | None = None) -> Any:
         """Poll until a job is finished; its result. ``idle`` is called in between.
@@ -213,195 +182,162 @@ class Worker:
 
     def stop(self, words: str = "The worker was stopped; nothing was changed.") -> None:
         """End the process and everything it started; jobs under way end with an error."""
-        process, self._process = self._process, None
+        with self._sending:
+            process, self._process = self._process, None
         if process is not None:
             process.end()
-        self._fail_all(WorkerError(words))
+        self._fail(list(self._jobs.values()), WorkerError(words))
 
-    def _met(self, result: dict[str, Any]) -> None:
+    def _met(self, result: Any) -> None:
+        try:
+            pid = int(result["pid"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            self._broken(_UNREADABLE)
+            return
         self.has_answered = True
         if self._process is not None:
-            self._process.worker_pid = int(result["pid"])
+            self._process.worker_pid = pid
 
     def _enter(self, job: Job) -> None:
         self._next += 1
         job.number = self._next
         self._jobs[job.number] = job
         if len(self._jobs) == 1:
-            self._heard = time.monotonic()
+            self._silent = 0.0
 
     def _request(self, method: str, params: dict[str, Any], job: Job) -> Job:
         self._enter(job)
-        self._send(self._process, {"id": job.number, "method": method, "params": params})
+        self._ask(job, method, params)
         return job
 
-    def _send(self, process: Any, message: dict[str, Any]) -> None:
-        if process is not None:  # one that ended is seen by _watch
-            process.send(protocol.encode(message))
+    def _ask(self, job: Job, method: str, params: dict[str, Any]) -> None:
+        """Send a request; kept, so that it can go to another process."""
+        with self._sending:
+            job.line = protocol.encode({"id": job.number, "method": method, "params": params})
+            if not job.finished:
+                self._send(job.line)
 
-    def _share_and_send(
-        self, process: Any, job: Job, model: str, volumes: list[Volume], numbering: dict[int, int], options: Any
-    ) -> None:
+    def _send(self, line: bytes) -> None:
+        process = self._process
+        if process is not None:  # one that ended is seen by _watch
+            process.send(line)
+
+    def _share_and_send(self, job: Job, volumes: list[Volume], numbering: dict[int, int], options: Any) -> None:
+        """In a thread: hand a prediction over."""
         try:
-            entries = []
-            for volume in volumes:
-                voxels = volume.array[0].T  # (k, j, i): as Slicer stores them, so this is one straight copy
-                if voxels.dtype.kind not in "buif":
-                    raise WorkerError(f"Volume '{volume.channels[0]}' does not hold plain numbers.")
-                shared = SharedArray.create(voxels.shape, voxels.dtype)
-                job._shared.append(shared)
-                passes.transfer(shared.array, voxels, passes.count())
-                matrix = volume.grid.ijk_to_ras.ravel().tolist()
-                entries.append({"array": shared.describe(), "ijk_to_ras": matrix, "name": volume.channels[0]})
-            target = SharedArray.create(volumes[0].grid.shape[::-1], _smallest(numbering))
-            job._shared.append(target)
-            params = {
-                "model": model,
-                "volumes": entries,
-                "labels": target.describe(),
-                "numbering": [list(pair) for pair in numbering.items()],
-                "options": options,
-            }
-            self._send(process, {"id": job.number, "method": "predict", "params": params})
+            self._ask(job, "predict", {"model": job.model, **job.share(volumes, numbering), "options": options})
         except UNetSegmentError as error:
-            self._events.put((process, "failed", (job.number, error)))
+            self._events.put((None, "failed", (job.number, error)))
         except Exception as error:
             words = f"The volume could not be handed over ({type(error).__name__}: {error})."
-            self._events.put((process, "failed", (job.number, WorkerError(words))))
+            self._events.put((None, "failed", (job.number, WorkerError(words))))
         finally:
             if job.finished:  # ended meanwhile: nobody else lets go of what was made since
-                for shared in list(job._shared):
-                    shared.close()
+                job.let_go()
 
     def _read(self, process: Any, line: bytes) -> None:
         """In the reading thread: a line of the process."""
         try:
             message = protocol.decode(line)
         except ValueError:
-            self._events.put((process, "garbage", None))
+            self._events.put((process, "message", None))
             return
+        if message.get("method") == "alive" and not self._jobs:  # nobody polls, nobody need know
+            return
+        number = message.get("id") if "result" in message else message.get("params", {}).get("id")
+        job = self._jobs.get(number)  # type: ignore[arg-type]
         try:
-            self._copied(message)
+            if job is not None:
+                job.copied(message)
         except Exception as error:
             words = f"The result could not be taken over ({type(error).__name__}: {error})."
-            self._events.put((process, "failed", (_job_number(message), WorkerError(words))))
+            self._events.put((process, "failed", (number, WorkerError(words))))
         self._events.put((process, "message", message))
 
-    def _copied(self, message: dict[str, Any]) -> None:
-        """In the reading thread: let the caller copy what is there of the result."""
-        job = self._jobs.get(_job_number(message))
-        held = job._shared[-1:] if job is not None else []  # the main thread may let go of them meanwhile
-        if job is None or not held or job.is_cancelled:
-            return
-        if "result" in message and job.on_answer is not None:
-            job.on_answer(held[0].array.T)
-        elif message.get("method") == "slab" and job.on_slab is not None and (box := _box(message)) is not None:
-            job.on_slab(box, held[0].array.T)
-
     def _read_log(self, process: Any, line: bytes) -> None:
-        text = line.decode("utf-8", "replace").rstrip()
+        self._note(line.decode("utf-8", "replace").rstrip())
+
+    def _note(self, text: str) -> None:
         self.lines.append(text)
-        self._events.put((process, "log", text))
+        self._events.put((None, "log", text))
 
-    def _take(self, kind: str, content: Any) -> None:
-        if kind == "garbage":
-            self._broken("The worker sent something that cannot be read")
-        elif kind == "failed":
-            number, error = content
-            self._finish(self._jobs.get(number), error=error)
-        elif "method" in content:
+    def _take(self, message: dict[str, Any] | None) -> None:
+        """A message of the worker; None where it was none."""
+        if message is None:
+            self._broken(_UNREADABLE)
+        elif "method" in message:
+            params = message.get("params", {})
+            job, call = self._jobs.get(params.get("id")), None
             try:
-                self._notified(content["method"], content.get("params", {}))
-            except (KeyError, TypeError, ValueError, IndexError):
-                self._broken("The worker sent something that cannot be read")
+                if job is not None:
+                    call = job.told(message["method"], params)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                self._broken(_UNREADABLE)
+            if call is not None:
+                call()
+        elif "error" in message:
+            self._finish(self._jobs.get(message.get("id")), error=protocol.restore_error(message["error"]))
         else:
-            job = self._jobs.get(content.get("id"))
-            if job is None:
-                return
-            if "error" in content:
-                self._finish(job, error=protocol.restore_error(content["error"]))
-            else:
-                self._finish(job, result=content.get("result"))
-
-    def _notified(self, method: str, params: dict[str, Any]) -> None:
-        job = self._jobs.get(params.get("id"))  # type: ignore[arg-type]
-        if job is None:
-            return
-        if method == "attached":
-            for shared in job._shared:
-                shared.forget_name()
-        elif method == "progress" and job.on_progress is not None and not job.is_cancelled:
-            report = Progress(str(params["stage"]), float(params["fraction"]), str(params["message"]))
-            left = params.get("seconds_left")
-            job.on_progress(report, None if left is None else float(left))
-        elif method == "warnings" and job.on_warnings is not None and not job.is_cancelled:
-            messages = [InputWarning(str(m["channel"]), str(m["code"]), str(m["message"])) for m in params["messages"]]
-            job.on_warnings(messages)
-        elif method == "slab" and not job.is_cancelled:
-            if _box({"params": params}) is None:
-                raise ValueError("no box")
-            if job.on_grown is not None:
-                job.on_grown()
+            self._finish(self._jobs.get(message.get("id")), result=message.get("result"))
 
     def _finish(self, job: Job | None, result: Any = None, error: UNetSegmentError | None = None) -> None:
-        if job is None or self._jobs.pop(job.number, None) is None:
-            return
-        job.finished = True
-        if job.is_cancelled:  # also where the answer came first: who cancels wants nothing
-            error, result = Cancelled(), None
-        if error is None and job._shared:
-            try:
-                voxels = {int(value): int(count) for value, count in result["voxels"].items()}
-                memory = job._shared[-1]
-                result = Outcome(memory.array.T, voxels, dict(result["provenance"]), memory)
-                job._shared.pop().forget_name()
-            except (KeyError, TypeError, ValueError, AttributeError):
-                error, result = WorkerError("The worker's answer cannot be read; press Apply again."), None
-        while job._shared:
-            job._shared.pop().close()
-        job.result, job.error = result, error
-        if error is not None and job.on_error is not None:
-            job.on_error(error)
-        elif error is None and job.on_done is not None:
-            job.on_done(result)
+        if job is not None and self._jobs.pop(job.number, None) is not None:
+            job.finish(result, error)
 
-    def _fail_all(self, error: UNetSegmentError) -> None:
-        for job in list(self._jobs.values()):
+    def _fail(self, jobs: Sequence[Job], error: UNetSegmentError) -> None:
+        for job in jobs:
             self._finish(job, error=error)
 
     def _broken(self, what: str) -> None:
-        self.stop(f"{what}; it was ended. Press Apply to start a fresh one.")
+        self.stop(_words(what))
 
-    def _watch(self) -> None:
+    def _ended(self, what: str) -> None:
+        """The process is gone by itself: what it had not begun goes to a fresh one, the rest fails."""
+        fatal = {job.model for job in self._jobs.values() if job.was_begun}
+        failing: list[Job] = []
+        waiting: list[Job] = []
+        for job in self._jobs.values():
+            fails = job.was_begun or job.was_sent_again or job.is_cancelled or not job.model or job.model in fatal
+            (failing if fails else waiting).append(job)
+        error = WorkerError(_words(what))
+        with self._sending:
+            process, self._process = self._process, None
+            if process is not None:  # what it started may still be there
+                process.end()
+            if waiting:
+                try:
+                    self._hand_on(what, waiting)
+                except WorkerError as refused:
+                    failing, error = [*failing, *waiting], refused
+        self._fail(failing, error)
+
+    def _hand_on(self, what: str, jobs: list[Job]) -> None:
+        self.start()
+        self._note(f"{what}; a fresh one was started.")
+        for job in jobs:
+            job.was_sent_again = True
+            if job.line is not None:  # else its volumes are still being copied
+                self._send(job.line)
+
+    def _watch(self, now: float) -> None:
         """See whether the process ended, hangs, or does not stop when cancelled."""
-        now = time.monotonic()
         process = self._process
         if process is None:
-            self._fail_all(WorkerError("The worker was stopped; nothing was changed."))
-        elif (code := process.exit_code) is not None and self._events.empty():
-            why = "it was ended from outside, perhaps because memory was short" if code in (-9, 137) else f"code {code}"
-            last = next((line for line in reversed(self.lines) if line.strip()), "")
-            hint = f": {last[:200]}" if last and code not in (-9, 137, -15) else ""
-            self._broken(f"The worker stopped unexpectedly ({why}{hint})")
-        elif now - self._heard > SILENCE:
-            self._broken(f"The worker has not answered for {round(now - self._heard)} s")
-        elif any(job._cancelled_at is not None and now - job._cancelled_at > GRACE for job in self._jobs.values()):
+            self._fail(list(self._jobs.values()), WorkerError("The worker was stopped; nothing was changed."))
+        elif (code := process.exit_code) is not None:
+            if process.has_said_all and self._events.empty():
+                self._ended(f"The worker stopped unexpectedly ({self._reason(code)})")
+        elif self._silent > SILENCE:
+            self._broken(f"The worker has not answered for {round(self._silent)} s")
+        elif any(job.is_cancelled and now - job.cancelled_at > GRACE for job in self._jobs.values()):
             self._broken("The worker did not stop when asked")
 
-
-def _smallest(numbering: dict[int, int]) -> Any:
-    most = max(numbering.values(), default=0)
-    return np.uint8 if most < 256 else np.int16 if most < 2**15 else np.uint16
-
-
-def _job_number(message: dict[str, Any]) -> Any:
-    return message.get("id") if "result" in message else message.get("params", {}).get("id")
+    def _reason(self, code: int) -> str:
+        if code in (-9, 137):
+            return "it was ended from outside, perhaps because memory was short"
+        last = next((line for line in reversed(self.lines) if line.strip()), "")
+        return f"code {code}" + (f": {last[:200]}" if last and code != -15 else "")
 
 
-def _box(message: dict[str, Any]) -> tuple[slice, slice, slice] | None:
-    """The box of a slab's message; None where it is none."""
-    try:
-        i, j, k = (slice(int(a), int(b)) for a, b in message["params"]["box"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return i, j, k
+def _words(what: str) -> str:
+    return f"{what}; it was ended. Press Apply to start a fresh one."

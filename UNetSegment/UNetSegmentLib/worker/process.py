@@ -9,6 +9,7 @@ import contextlib
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 from ..errors import WorkerError
 from . import protocol, tree
 
+LAST_WORDS = 2.0
+"""Seconds to wait for the last lines of a process that ended."""
 Heard = Callable[[Any, bytes], None]
 """Given the process and a line of it; called in a thread."""
 
@@ -52,13 +55,25 @@ class Child:
             ) from None
         self.pid, self.worker_pid = self._process.pid, None
         self._lock = threading.Lock()
-        for stream, heard in ((self._process.stdout, on_line), (self._process.stderr, on_log)):
-            threading.Thread(target=_read, args=(self, os.dup(stream.fileno()), heard), daemon=True).start()  # type: ignore[union-attr]
+        self._ended_at: float | None = None
+        self._readers = [
+            threading.Thread(target=_read, args=(self, os.dup(stream.fileno()), heard), daemon=True)  # type: ignore[union-attr]
+            for stream, heard in ((self._process.stdout, on_line), (self._process.stderr, on_log))
+        ]
+        for reader in self._readers:
+            reader.start()
 
     @property
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._process.poll()
+
+    @property
+    def has_said_all(self) -> bool:
+        """Whether the last line was heard of a process that ended; what it started, and now keeps the pipes, is not waited for."""
+        now = time.monotonic()
+        self._ended_at = self._ended_at or now
+        return now - self._ended_at > LAST_WORDS or not any(reader.is_alive() for reader in self._readers)
 
     def send(self, line: bytes) -> None:
         """Write a line; one that ended is seen by its exit code."""
@@ -84,6 +99,7 @@ class Inside:
     """A thread of this process, in the place of a :class:`Child`: what it does wrong, this process does."""
 
     worker_pid: int | None = None
+    has_said_all = True
 
     def __init__(self, on_line: Heard) -> None:
         from .server import Server
@@ -95,8 +111,10 @@ class Inside:
         server = Server(os.fdopen(requests, "rb"), os.fdopen(answers, "wb", buffering=0), leave=lambda code: None)
 
         def serve() -> None:
-            server.serve()
-            self._ended.set()
+            try:
+                server.serve()
+            finally:
+                self._ended.set()
 
         for work in (serve, lambda: _read(self, self._answers, on_line)):
             threading.Thread(target=work, daemon=True).start()

@@ -1,7 +1,8 @@
 """What client and worker say: JSON-RPC 2.0 messages, one per line, UTF-8; arrays go through shared memory.
 
 Requests: ``hello``, ``load`` (a model, to have it warm), ``predict``, ``shutdown``. Notifications to the worker: ``cancel``.
-Notifications from the worker: ``alive`` (every second), ``attached``, ``progress``, ``slab``.
+Notifications from the worker: ``alive`` (every second); of a request ``begun``, ``attached`` (it holds the shared memory),
+``progress``, ``warnings``, ``slab``.
 """
 
 from __future__ import annotations

@@ -57,22 +57,29 @@ class Server:
             self._sink.close()
 
     def _read(self) -> None:
-        for line in iter(lambda: self._source.readline(protocol.LONGEST + 2), b""):
-            try:
-                message = protocol.decode(line)
-            except ValueError as error:
-                _LOG.warning("a line was not understood: %s", error)
-                continue
-            if message.get("method") == "cancel":
-                self._cancelled.add(message.get("params", {}).get("id"))
-            elif message.get("method") == "shutdown":
-                break
-            else:
-                self._requests.put(message)
+        try:
+            for line in iter(lambda: self._source.readline(protocol.LONGEST + 2), b""):
+                if not self._take(line):
+                    break
+        except (OSError, ValueError) as error:  # a pipe that breaks is a client that is gone
+            _LOG.warning("the pipe broke: %s", error)
         self._gone.set()  # what still computes has nobody to answer to
         self._requests.put(None)
         time.sleep(2)
         self._leave(0)
+
+    def _take(self, line: bytes) -> bool:
+        """A line of the client; whether it wants more."""
+        try:
+            message = protocol.decode(line)
+        except ValueError as error:
+            _LOG.warning("a line was not understood: %s", error)
+            return True
+        if message.get("method") == "cancel":
+            self._cancelled.add(message.get("params", {}).get("id"))
+        elif message.get("method") != "shutdown":
+            self._requests.put(message)
+        return message.get("method") != "shutdown"
 
     def _beat(self) -> None:
         while not self._gone.wait(protocol.HEARTBEAT):
@@ -89,6 +96,7 @@ class Server:
             call = {"hello": self._hello, "load": self._load, "predict": self._predict}.get(str(method))
             if call is None:
                 raise InputError(f"The worker does not know the request '{method}'.")
+            self._send({"method": "begun", "params": {"id": number}})
             self._send({"id": number, "result": call(number, message.get("params", {}))})
         except MemoryError as error:
             self._warm.clear()
