@@ -82,16 +82,18 @@ def test_receptive_field_of_plain_layers():
 def test_every_network_is_counted_and_drawn(name, tmp_path):
     told = describe(name)
     if name != "unet2015":  # described as published
-        from monai.networks import nets
         from unetsegment_training.config import FitConfig
         from unetsegment_training.describe import _usual
         from unetsegment_training.network import manifest_entry
+        from UNetSegmentLib.predict.backends.torch_backend import monai_network
 
         entry = manifest_entry(FitConfig(network=name, **_usual(name, None)), 1, 2)
-        network = getattr(nets, entry["name"])(**entry["arguments"])
+        network = monai_network(entry["name"], entry["arguments"])
         used = sum(p.numel() for p in network.parameters())
         assert told.parameters == pytest.approx(used, rel=2e-3)
-    assert [s.side for s in told.stages].count("bottleneck") == 1
+    parts = 2 if name == "wnet" else 1
+    assert [s.part for s in told.stages if s.side == "bottleneck"] == list(range(1, parts + 1))
+    assert len({s.name for s in told.stages}) == len(told.stages)
     svg, png, numbers = save(told, tmp_path)
     assert ET.parse(svg).getroot().tag.endswith("svg") and png.read_bytes().startswith(b"\x89PNG")
     assert json.loads(numbers.read_text())["parameters"] == told.parameters

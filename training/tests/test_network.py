@@ -22,6 +22,7 @@ OWN = {
     "unet2015": {"filters": (4, 4, 4, 8, 8)},
     "unet2015-valid": {"filters": (2,) * 5, "patch": 188, "norm": "batch"},
     "unet3d": {"filters": (4, 4, 4, 8, 8)},
+    "wnet": {"filters": (4, 4, 4, 4, 8)},
     "swin-unetr": {"filters": (12, 12, 12), "patch": 32},
     "segresnet": {"filters": (8, 8, 8)},
 }
@@ -40,7 +41,7 @@ class Draft:
 def config_of(name, dimensions, **more):
     own = {**SIZES, **OWN.get(name, {}), **more}
     size = own.pop("patch")
-    patch = (2 * size if dimensions == 2 or name in ("swin-unetr", "unet2015", "unet3d") else size,)
+    patch = (2 * size if dimensions == 2 or name in ("swin-unetr", "unet2015", "unet3d", "wnet") else size,)
     patch = (188, 188) if name == "unet2015-valid" else (*patch, *[size] * (dimensions - 1))
     return FitConfig(network=name, dimensions=dimensions, patch=patch, **own)
 
@@ -64,7 +65,7 @@ def test_each_network_trains_and_its_weights_fit_the_packed_one(name, dimensions
     answer = network(x)
     deep = answer.ndim == dimensions + 3
     assert (answer[:, 0] if deep else answer).shape == (2, 3, *config.patch)
-    assert deep == (name in ("dynunet", "residual"))
+    assert deep == (name in ("dynunet", "residual", "wnet"))
     answer.square().mean().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
     packed = build_network(manifest)
@@ -107,7 +108,7 @@ def test_overlapping_tiles_see_the_image_and_its_mirror():
     assert small.shape == (1, 1, 7, 8)
 
 
-@pytest.mark.parametrize("name", ["dynunet", "unet2015", "attention-unet", "segresnet"])
+@pytest.mark.parametrize("name", ["dynunet", "unet2015", "attention-unet", "segresnet", "wnet"])
 def test_checkpointing_changes_no_gradient(name):
     gradients = []
     for checkpointing in (False, True):

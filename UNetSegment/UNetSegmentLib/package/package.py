@@ -14,12 +14,13 @@ from ..errors import PackageError
 from . import schema
 from .architecture import UNETS
 from .manifest import MANIFEST_PATH, WEIGHTS, Manifest
+from .pair import PAIR
 
 NETWORKS = (
     *("AttentionUnet", "BasicUNet", "DynUNet", "HighResNet", "MedNeXt", "SegResNet", "SegResNetDS", "SwinUNETR"),
-    *("UNETR", "UNet", "VNet", *UNETS),
+    *("UNETR", "UNet", "VNet", PAIR, *UNETS),
 )
-"""Networks a package may name: MONAI's, and nnU-Net's, which are described in :mod:`architecture`."""
+"""Networks a package may name: MONAI's, a :mod:`pair` of them, and nnU-Net's, described in :mod:`architecture`."""
 
 
 @dataclass(frozen=True)

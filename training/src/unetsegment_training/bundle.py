@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from UNetSegmentLib.package.architecture import UNETS
+from UNetSegmentLib.package.pair import PAIR, parts
 
 from .dataset import DatasetError
 
@@ -90,11 +91,10 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
     scale = _normalization([channel["normalization"] for channel in raw["channels"]])
     files = [file["path"] for role, file in raw.get("files", {}).items() if role.partition(".")[0] == "torch"]
     weights = files or ["models/model.pt"]
-    definition = {"_target_": raw["network"]["name"], **raw["network"]["arguments"]}
     names = ["network", *(f"network_{n}" for n in range(1, len(weights)))]
     networks: dict[str, Any] = {}
     for name in names:
-        networks |= {f"{name}_def": definition, name: f"$@{name}_def.to(@device)"}
+        networks |= _network(name, raw["network"]) | {name: f"$@{name}_def.to(@device)"}
     several = len(names) > 1
     return {
         "imports": ["$import glob"],
@@ -184,6 +184,17 @@ def inference(raw: dict[str, Any]) -> dict[str, Any]:
         "initialize": [],
         "run": ["$@evaluator.run()"],
     }
+
+
+def _network(name: str, network: dict[str, Any]) -> dict[str, Any]:
+    """The definition of a network, by the name ``NAME_def``."""
+    arguments = network["arguments"]
+    if network["name"] != PAIR:
+        return {f"{name}_def": {"_target_": network["name"], **arguments}}
+    first, second = ({"_target_": "BasicUNet", **part} for part in parts(arguments))
+    skip = f"monai.networks.layers.SkipConnection(torch.nn.Sequential(@{name}_first, torch.nn.Softmax(1)))"
+    whole = f"$torch.nn.Sequential({skip}, @{name}_second)"
+    return {f"{name}_first": first, f"{name}_second": second, f"{name}_def": whole}
 
 
 def _mean(members: int) -> list[dict[str, Any]]:

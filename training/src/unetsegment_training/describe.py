@@ -31,16 +31,19 @@ class Stage:
         side: "encoder", "bottleneck" or "decoder".
         level: 0 at the top, the finest.
         layers: In the order they run.
+        part: Which U it belongs to, where several follow each other.
     """
 
     side: str
     level: int
     layers: list[Layer]
+    part: int = 1
 
     @property
     def name(self) -> str:
-        """As in "encoder 1"."""
-        return self.side if self.side == "bottleneck" else f"{self.side} {self.level + 1}"
+        """As in "encoder 1", or "encoder 1 of U 2"."""
+        name = self.side if self.side == "bottleneck" else f"{self.side} {self.level + 1}"
+        return f"{name} of U {self.part}" if self.part > 1 else name
 
     @property
     def last(self) -> Layer:
@@ -175,7 +178,7 @@ def _overlap_tile(told: Description) -> str:
 
 
 def stages_of(layers: Sequence[Layer]) -> list[Stage]:
-    """Layers grouped by resolution: down to the coarsest (encoder, bottleneck), and up again (decoder)."""
+    """Layers grouped by resolution: down to the coarsest (encoder, bottleneck), and up again (decoder), once or more."""
     known_steps = [prod(x.step) for x in layers if x.step]
     down = known_steps[: known_steps.index(max(known_steps)) + 1]
     steps = sorted(set(down if layers[0].receptive_field else known_steps))
@@ -184,23 +187,42 @@ def stages_of(layers: Sequence[Layer]) -> list[Stage]:
     for n, level in enumerate(levels):
         levels[n] = levels[n - 1] if level < 0 and n else max(level, 0)
     deepest = max(levels)
-    first = levels.index(deepest)
+    starts = _starts(layers, levels)
     stages: list[Stage] = []
     for n, (layer, level) in enumerate(zip(layers, levels, strict=True)):
+        part = sum(start <= n for start in starts)
+        first = levels.index(deepest, starts[part - 1])
         side = "bottleneck" if level == deepest else "encoder" if n < first else "decoder"
-        known = next((s for s in stages if (s.side, s.level) == (side, level)), None)
+        known = next((s for s in stages if (s.part, s.side, s.level) == (part, side, level)), None)
         if known is None:
-            known = Stage(side, level, [])
+            known = Stage(side, level, [], part)
             stages.append(known)
         known.layers.append(layer)
     rank = {"encoder": 0, "bottleneck": 1, "decoder": 2}
-    return sorted(stages, key=lambda s: (rank[s.side], s.level if s.side == "encoder" else -s.level))
+    return sorted(stages, key=lambda s: (s.part, rank[s.side], s.level if s.side == "encoder" else -s.level))
+
+
+def _starts(layers: Sequence[Layer], levels: Sequence[int]) -> list[int]:
+    """Where each U begins: the first layer, and what joins the image and the answer of the U before to go down again."""
+    starts, deepest = [0], max(levels)
+    while True:
+        down = levels.index(deepest, starts[-1])
+        up = next((n for n in range(down, len(levels)) if levels[n] == 0), None)
+        if up is None or deepest == 0 or deepest not in levels[up:]:
+            return starts
+        below = next(n for n in range(up, len(levels)) if levels[n] > 0)
+        joined = [n for n in range(up, below) if layers[n].kind == "concatenation"]
+        if len(joined) < 2:  # what the U joins itself comes first
+            return starts
+        starts.append(joined[-1])
 
 
 def _find(
     target: str, configuration: str | None, channels: int | None, classes: int | None, size: Sequence[int] | None
 ) -> tuple[torch.nn.Module, str, int, tuple[int, ...], list[str]]:
     """Network on "meta", title, channels, usual size, notes."""
+    from UNetSegmentLib.package.pair import PAIR
+
     from .config import FitConfig
     from .network import KINDS
 
@@ -219,7 +241,8 @@ def _find(
     if target in KINDS:
         settings = _usual(target, size)
         config = FitConfig(network=target, **settings)
-        found = _of_settings(config, f"{target} (MONAI's {KINDS[target].monai})", channels or 1, classes or 2)
+        monai = "two of MONAI's BasicUNet" if KINDS[target].monai == PAIR else f"MONAI's {KINDS[target].monai}"
+        found = _of_settings(config, f"{target} ({monai})", channels or 1, classes or 2)
         return *found[:-1], [f"{target}: {KINDS[target].words}."]
     if path.is_file() and path.suffix == ".json":
         from .plan_file import Plan
@@ -260,12 +283,12 @@ def _usual(name: str, size: Sequence[int] | None) -> dict[str, Any]:
 
 
 def _of_settings(config: Any, title: str, channels: int, classes: int) -> Any:
-    from monai.networks import nets
+    from UNetSegmentLib.predict.backends.torch_backend import monai_network
 
     from .network import manifest_entry, unpad
 
     entry = manifest_entry(config, channels, classes)
-    network = getattr(nets, entry["name"])(**entry["arguments"])
+    network = monai_network(entry["name"], entry["arguments"])
     if config.valid:
         unpad(network)
     return network, title, channels, config.patch, []

@@ -92,7 +92,9 @@ def _page(axes: Axes, told: Description) -> None:
     for n, stage in enumerate(told.stages):
         row = _boxes(stage, told if n == 0 else None, plain)
         alone = len(row) == 1 or (n > 0 and len(boxes[n - 1]) == 1)
-        if n and alone:
+        if n and stage.part > told.stages[n - 1].part:
+            x += boxes[n - 1][-1].width + 8 * GAP
+        elif n and alone:
             x += boxes[n - 1][-1].width + GAP
         elif n:  # under (or over) the middle of the box it comes from
             x += (boxes[n - 1][-1].width - row[0].width - row[0].copied) / 2
@@ -105,12 +107,13 @@ def _page(axes: Axes, told: Description) -> None:
     bottom = min(b.y for row in boxes.values() for b in row) - 1.25
     point = (levels[0] + 0.75 - bottom) / 564  # of text, on the page
     for n, stage in enumerate(told.stages):
-        _row(axes, boxes[n], stage)
+        _row(axes, boxes[n], stage, 9.5 if told.stages[-1].part == 1 else 8.0)
         if n:
             _between(axes, boxes[n - 1][-1], boxes[n][0], point)
     crops = _skips(axes, told, boxes)
     right = max(b.x + b.width for b in boxes[len(told.stages) - 1]) + 0.9
-    axes.set_xlim(-1.3, right + 0.4)
+    room = 1.4 * (told.stages[-1].part > 1)  # words beside the outer boxes are longer there, measured in boxes
+    axes.set_xlim(-1.3 - room, right + 0.4 + room)
     axes.set_ylim(bottom, levels[0] + 0.75)
     axes.axis("off")
     _legend(axes, told, crops, plain)
@@ -175,7 +178,7 @@ def _how(layer: Layer) -> str:
     return "head" if max(layer.kernel) == 1 else "convolution"
 
 
-def _row(axes: Axes, row: list[Box], stage: Stage) -> None:
+def _row(axes: Axes, row: list[Box], stage: Stage, text: float) -> None:
     for n, box in enumerate(row):
         _box(axes, box)
         middle = box.x + box.width / 2
@@ -193,10 +196,10 @@ def _row(axes: Axes, row: list[Box], stage: Stage) -> None:
             before, y = row[n - 1], box.y + box.height / 2
             start = before.x + before.width + (_depth(before) if len(box.size) == 3 else 0) + 0.06
             _arrow(axes, (start, y), (box.x - 0.06, y), "head" if box.how == "head" else "convolution")
-    _words(axes, row, stage)
+    _words(axes, row, stage, text)
 
 
-def _words(axes: Axes, row: list[Box], stage: Stage) -> None:
+def _words(axes: Axes, row: list[Box], stage: Stage, text: float) -> None:
     """Size (where all boxes have it), receptive field and parameters, beside the arrow that leaves or comes."""
     field = stage.last.receptive_field
     words = [_size(row[-1].size)] if len(row) > 1 and not row[-1].sized and row[0].size == row[1].size else []
@@ -211,7 +214,7 @@ def _words(axes: Axes, row: list[Box], stage: Stage) -> None:
         x, side = row[-1].x + row[-1].width / 2 - 0.2, "right"
     else:
         x, side = row[0].x + (row[0].copied + row[0].width) / 2 + 0.2, "left"
-    axes.text(x, y, "\n".join(lines), ha=side, va="top", fontsize=9.5, color=QUIET, linespacing=1.4)
+    axes.text(x, y, "\n".join(lines), ha=side, va="top", fontsize=text, color=QUIET, linespacing=1.4)
 
 
 def _depth(box: Box) -> float:
@@ -259,7 +262,11 @@ def _box(axes: Axes, box: Box) -> None:
 
 
 def _between(axes: Axes, before: Box, after: Box, point: float) -> None:
-    """Down from an encoder stage to the next, up in the decoder; numbers above and below boxes stay free."""
+    """Down from an encoder stage to the next, up in the decoder, level between two Us; numbers at boxes stay free."""
+    if before.y == after.y:
+        y, back = before.y + before.height / 2, _depth(before) if len(before.size) == 3 else 0.0
+        _arrow(axes, (before.x + before.width + back + 0.08, y), (after.x - 0.08, y), "copy")
+        return
     kind = "down" if after.y + after.height < before.y + before.height else "up"
     middle = before.x + before.width / 2
     center = after.x + (after.copied + after.width) / 2
@@ -286,7 +293,8 @@ def _skips(axes: Axes, told: Description, boxes: dict[int, list[Box]]) -> bool:
     cropped = False
     for n, stage in enumerate(told.stages):
         joined = next((b for b in boxes[n] if b.copied), None)
-        other = next((m for m, s in enumerate(told.stages) if s.side == "encoder" and s.level == stage.level), None)
+        same = (stage.part, "encoder", stage.level)
+        other = next((m for m, s in enumerate(told.stages) if (s.part, s.side, s.level) == same), None)
         if stage.side != "decoder" or other is None:
             continue
         before, after = boxes[other][-1], joined or boxes[n][0]
@@ -329,13 +337,14 @@ def _legend(axes: Axes, told: Description, crops: bool, plain: bool) -> None:
     }
     if not plain:
         del words["head"]
+    several = told.stages[-1].part > 1
     lines = [Line2D([], [], color=ARROWS[k][0], linewidth=2.6, label=text) for k, text in words.items()]
     axes.legend(
-        handles=lines, loc="lower right", fontsize=10.5, frameon=False, labelcolor=INK, handlelength=1.6,
+        handles=lines, loc="lower center" if several else "lower right", fontsize=10.5, frameon=False, labelcolor=INK, handlelength=1.6,
         title="over boxes: feature maps; below: voxels\n"
         "convolution, pooling: floor((n + 2p - k) / s) + 1\n"
         "transposed convolution: (n - 1)s - 2p + k",
-        title_fontproperties={"size": 10.5}, alignment="left", bbox_to_anchor=(1.0, -0.01),
+        title_fontproperties={"size": 10.5}, alignment="left", bbox_to_anchor=(0.5 if several else 1.0, -0.01),
     )  # fmt: skip
 
 

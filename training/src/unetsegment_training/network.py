@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from UNetSegmentLib.package.pair import PAIR
+
 from .dataset import DatasetError
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class Kind:
     """A network that can be chosen.
 
     Args:
-        monai: Its class in ``monai.networks.nets``.
+        monai: What a manifest calls it: its class in ``monai.networks.nets``, or the pair's name.
         words: What it is and where it comes from.
         stages: How many numbers ``filters`` must have; 0: three or more; -1: only the first is used.
         multiple: What patch sizes must be multiples of where strides are not free; 0: ``2 ** (stages - 1)``.
@@ -58,6 +60,12 @@ KINDS = {
     ),
     "unet3d": Kind("BasicUNet", "3D U-Net (Çiçek et al. 2016; leaky rectifiers, five levels), padded", 5, 16,
                    ("instance", "batch", "none")),
+    "wnet": Kind(
+        PAIR,
+        "two such U-Nets in a row, a W: the second sees the image and the first one's probabilities and corrects them "
+        "(auto-context, Tu and Bai 2010; twice the time). With `deep_supervision` the first one's answer is trained too",
+        5, 16, ("instance", "batch", "none"),
+    ),
     "vnet": Kind("VNet", "V-Net (Milletari et al. 2016); its own widths, 16 to 256", -1, 16, ()),
     "attention-unet": Kind("AttentionUnet", "U-Net with attention gates (Oktay et al. 2018)", norms=()),
     "swin-unetr": Kind("SwinUNETR", "Swin UNETR (Hatamizadeh et al. 2022); filters start at a multiple of 12", -1, 32, ()),
@@ -161,7 +169,7 @@ def manifest_entry(config: FitConfig, channels: int, classes: int) -> dict[str, 
         arguments |= {"norm_name": norm, "res_block": name == "residual"} | ({"dropout": dropout} if dropout else {})
     elif name in ("unet2015", "unet2015-valid"):
         arguments = sizes | {"features": [*filters, filters[0]], "act": "RELU", "norm": norm, "dropout": dropout}
-    elif name == "unet3d":
+    elif name in ("unet3d", "wnet"):
         arguments = sizes | {"features": [*filters, filters[0]], "norm": norm, "dropout": dropout}
     elif name == "vnet":
         if 16 % channels:
@@ -222,6 +230,8 @@ def build_for_training(manifest: Manifest, config: FitConfig) -> torch.nn.Module
         network = build(manifest.network_arguments, deep_supervision=True)
     else:
         network = build_network(manifest)
+    if manifest.network == PAIR and config.deep_supervision:
+        network.forward = partial(_both, network)
     _initialise(network, config.init)
     if config.network == "unet2015-valid":
         unpad(network)
@@ -247,6 +257,17 @@ def unpad(network: torch.nn.Module) -> None:
             module.padding = (0,) * len(module.kernel_size)
         if isinstance(module, UpCat):
             module.forward = partial(_join, module)
+
+
+def _both(pair: Any, x: torch.Tensor) -> torch.Tensor:
+    """In training the answers of both U-Nets, the last first: (N, 2, K, *patch); otherwise the pair's own."""
+    import torch
+
+    if not pair.training:
+        return torch.nn.Sequential.forward(pair, x)
+    first, softmax = pair[0].submodule
+    early = first(x)
+    return torch.stack([pair[1](torch.cat([x, softmax(early)], 1)), early], 1)
 
 
 def _join(block: Any, x: torch.Tensor, skipped: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import BackendError, PackageError
 from ...package import NETWORKS, Manifest, Package
+from ...package.pair import PAIR, parts
 from ...package.tensors import read_tensors
 from ..stitch import Head
 
@@ -123,15 +124,27 @@ def build_network(manifest: Manifest) -> Any:
         return build(architecture)
     from monai.networks import nets
 
-    if (network := getattr(nets, manifest.network, None)) is None:
+    if manifest.network != PAIR and not hasattr(nets, manifest.network):
         raise PackageError(
             f"Model '{manifest.name}' needs the network {manifest.network}, which this MONAI does not have; update MONAI."
         )
     wrong = (TypeError, ValueError, AttributeError, AssertionError, NotImplementedError, LookupError, RuntimeError)
     try:
-        return network(**manifest.network_arguments)
+        return monai_network(manifest.network, manifest.network_arguments)
     except wrong as error:
         raise PackageError(f"Model '{manifest.name}': {manifest.network} refuses its arguments ({error}).") from None
+
+
+def monai_network(name: str, arguments: dict[str, Any]) -> Any:
+    """A class of ``monai.networks.nets`` with its arguments, or the :mod:`~UNetSegmentLib.package.pair` of two of them."""
+    from monai.networks import layers, nets
+
+    if name != PAIR:
+        return getattr(nets, name)(**arguments)
+    from torch import nn
+
+    first, second = (nets.BasicUNet(**part) for part in parts(arguments))
+    return nn.Sequential(layers.SkipConnection(nn.Sequential(first, nn.Softmax(1))), second)
 
 
 def read_weights(package: Package, fold: int = 0) -> dict[str, Any]:
