@@ -159,7 +159,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         Args:
             inputVolume: vtkMRMLScalarVolumeNode, or a list with one node per channel in the model's order.
             outputSegmentation: Node to write to; its segments of other names stay as they are. New by default.
-            model: Name of an installed model, or a package folder.
+            model: Name of an installed model, or the path of a model's folder or zip; see :func:`UNetSegmentLib.package.load`.
             device: ``auto``, ``cpu`` or ``cuda``.
             progress: Called with a :class:`UNetSegmentLib.predict.Progress` some 20 times a second.
             cancel: Asked as often; True stops the work.

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,39 @@ def test_unknown_name_lists_what_is_installed(monkeypatch, tmp_path):
     monkeypatch.setenv("UNETSEGMENT_CACHE", str(tmp_path))
     with pytest.raises(PackageError, match="no model 'nonsense'"):
         package.load("nonsense")
+
+
+def test_a_name_is_an_installed_model_whatever_lies_in_the_current_folder(monkeypatch, tmp_path, root):
+    cache, here = tmp_path / "cache", tmp_path / "here"
+    monkeypatch.setenv("UNETSEGMENT_CACHE", str(cache))
+    installed = shutil.copytree(root, cache / "models" / "liver").resolve()
+    other = shutil.copytree(root, here / "liver").resolve()
+    alone = shutil.copytree(root, here / "kidney").resolve()
+    zipped = Path(shutil.make_archive(str(here / "spleen"), "zip", root))
+    monkeypatch.chdir(here)
+    assert package.load("liver").root == installed
+    for path in (f".{os.sep}liver", str(other), Path("liver"), f"..{os.sep}here{os.sep}liver"):
+        assert package.load(path).root == other
+    for name in ("kidney", zipped.name):
+        with pytest.raises(PackageError, match=f"no model '{name}' among those installed .*given by its path"):
+            package.load(name)
+    assert (
+        package.load(f".{os.sep}kidney").root == alone and package.load(Path(zipped.name)).manifest.name == "synthetic"
+    )
+    with pytest.raises(PackageError, match="no model at .*nowhere"):
+        package.load(here / "nowhere")
+    monkeypatch.chdir(alone)
+    assert package.load(os.curdir).root == alone
+    assert package.load("liver").root == installed
+
+
+def test_a_command_line_means_what_lies_in_its_folder_first(monkeypatch, tmp_path, root):
+    monkeypatch.setenv("UNETSEGMENT_CACHE", str(tmp_path / "cache"))
+    installed = shutil.copytree(root, tmp_path / "cache" / "models" / "liver").resolve()
+    monkeypatch.chdir(tmp_path)
+    assert package.load(package.from_shell("liver")).root == installed
+    shutil.copytree(root, tmp_path / "liver")
+    assert package.load(package.from_shell("liver")).root == (tmp_path / "liver").resolve()
 
 
 def test_missing_manifest(tmp_path):

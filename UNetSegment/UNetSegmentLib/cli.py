@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
 
     segment = commands.add_parser("segment", help="segment an image with a model")
     segment.add_argument("image", nargs="+", help="one image per channel, in the model's order: a file or DICOM folder")
-    segment.add_argument("-m", "--model", required=True, help="name of an installed model, or a package folder")
+    segment.add_argument(
+        "-m", "--model", required=True, help="a model's folder or zip, or the name of an installed model"
+    )
     segment.add_argument("-o", "--output", required=True, help="label map to write: .seg.nrrd (for Slicer) or .nii.gz")
     segment.add_argument("--preview", metavar="PNG", help="also draw three slices and the surface")
     segment.add_argument(
@@ -96,7 +98,7 @@ def _segment(options: argparse.Namespace) -> None:
         io.check_writable(path)
     if pictures:
         from . import preview
-    model = package.load(options.model)
+    model = package.load(package.from_shell(options.model))
     volumes = [io.read_volume(path, options.series) for path in options.image]
     expert = io.read_labelmap(options.compare) if options.compare else None
     if expert is not None and not volumes[0].grid.is_close(expert.grid, tolerance=0.01):

@@ -2,7 +2,7 @@
 
 from .architecture import UNETS, UNetArchitecture
 from .manifest import Manifest
-from .package import NETWORKS, Package, cache_folder, installed, load, resource_folders
+from .package import NETWORKS, Package, cache_folder, from_shell, installed, load, resource_folders
 from .recipe import Channel, Inference, Normalization, Preprocessing, Resampling
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Resampling",
     "UNetArchitecture",
     "cache_folder",
+    "from_shell",
     "installed",
     "load",
     "resource_folders",

@@ -99,22 +99,31 @@ class Package:
 def load(source: str | os.PathLike[str]) -> Package:
     """Open a model by folder, zip, or name of an installed one: a package, a MONAI bundle, or an nnU-Net v2 folder.
 
-    The manifest is validated and every listed file must be there; their content is checked when it is read. A model of
+    Text is a path where it is absolute or has a separator, as ``./name`` has, and otherwise the name of an installed model: what
+    happens to lie in the current folder, which in Slicer is any, is never taken for it. The manifest is validated and every listed file must be there; their content is checked when it is read. A model of
     another kind is converted once, in the cache folder; what was given is left alone.
 
     Raises:
         PackageError: There is no such model, or it is incomplete, not valid, too new, or names an unknown network.
         OutputError: A zip or converted model finds no room in the cache folder.
     """
-    folder = Path(source)
-    if folder.suffix.lower() == ".zip" and folder.is_file():
-        return _from_zip(folder)
-    if not folder.is_dir():
+    if isinstance(source, str) and not _is_path(source):
         known = installed()
-        if str(source) not in known:
+        if source not in known:
             names = ", ".join(sorted(known)) or "none"
-            raise PackageError(f"There is no model '{source}'; give a package folder or an installed model ({names}).")
-        folder = known[str(source)]
+            raise PackageError(
+                f"There is no model '{source}' among those installed ({names}); a folder or zip is given by its path, "
+                f"such as {os.path.join(os.curdir, source)}."
+            )
+        folder = known[source]
+    else:
+        folder = Path(source)
+        if folder.suffix.lower() == ".zip" and folder.is_file():
+            return _from_zip(folder)
+        if not folder.is_dir():
+            raise PackageError(
+                f"There is no model at '{folder}'; give a model's folder or zip, or an installed model's name."
+            )
     folder = _converted(folder)
     path = folder / MANIFEST_PATH
     try:
@@ -127,6 +136,16 @@ def load(source: str | os.PathLike[str]) -> Package:
         raise PackageError(f"The model in '{folder}' cannot be read: {MANIFEST_PATH} {error}.") from None
     _check(folder, manifest)
     return Package(folder.resolve(), manifest)
+
+
+def _is_path(text: str) -> bool:
+    separators = [each for each in (os.sep, os.altsep) if each]
+    return text in (os.curdir, os.pardir) or any(each in text for each in separators) or bool(Path(text).drive)
+
+
+def from_shell(model: str) -> str | Path:
+    """What MODEL means on a command line: the folder or file of that name here, where there is one; else a name for :func:`load`."""
+    return Path(model) if Path(model).exists() else model
 
 
 def _from_zip(path: Path) -> Package:

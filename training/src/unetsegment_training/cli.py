@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 from rich.table import Table
+from UNetSegmentLib import package
 from UNetSegmentLib.errors import UNetSegmentError
 from UNetSegmentLib.package import schema, thumbnail
 
@@ -84,7 +85,7 @@ def fit(
     planned = FitConfig.of_plan(Plan.load(plan), configuration) if plan is not None else {}
     if from_ is None and (label or rehearse):
         raise typer.BadParameter("--label and --rehearse belong to --from MODEL")
-    parent = None if from_ is None else Parent.open(from_)
+    parent = None if from_ is None else Parent.open(package.from_shell(from_))
     if parent is not None:
         planned |= defaults(parent, options)
     settings = FitConfig.read(config, dict(map(parse_setting, set_ or ())) | options, **planned)
@@ -205,15 +206,14 @@ def evaluate(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Measure a model with the predictor that runs in Slicer: a report, and metrics per case and label as CSV and JSON."""
-    from UNetSegmentLib import package
-
     from .evaluate import evaluate as run_evaluate
     from .parent import by_name
 
+    chosen = package.from_shell(model)
     data, cases = _cases(dataset, skip_bad, run, fold)
     if run is None:
-        cases = list(by_name(data, package.load(model).manifest).cases)
-    _print_summary(run_evaluate(cases, model, output, backend, run, previous, mirror))
+        cases = list(by_name(data, package.load(chosen).manifest).cases)
+    _print_summary(run_evaluate(cases, chosen, output, backend, run, previous, mirror))
     print(f"wrote {output / 'report.html'}")
 
 
@@ -311,7 +311,7 @@ def publish(
     from .publish import LOCAL
     from .publish import publish as run_publish
 
-    done = run_publish(model, folder, url or LOCAL, catalog, replace)
+    done = run_publish(package.from_shell(model), folder, url or LOCAL, catalog, replace)
     print(f"wrote {done.zipped} ({done.entry['size'] / 1e6:.1f} MB, SHA-256 {done.sha256})")
     print(f"wrote {done.catalog}; its entry says {done.entry['download']['url']}")
 
