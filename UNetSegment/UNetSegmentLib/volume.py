@@ -121,11 +121,6 @@ class Grid:
         return np.linalg.inv(self.ijk_to_ras)
 
     @property
-    def is_left_handed(self) -> bool:
-        """Whether the axes i, j, k form a left-handed system."""
-        return bool(np.linalg.det(self.ijk_to_ras[:3, :3]) < 0)
-
-    @property
     def is_unset(self) -> bool:
         """Whether this is what files have that lost their header: spacing 1 mm, origin 0, axes as stored (RAS or LPS)."""
         matrix = self.ijk_to_ras

@@ -6,18 +6,15 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 from ..errors import Cancelled, PackageError, UNetSegmentError
 from . import catalog
-from .archive import write_error
 from .lock import locked
 from .package import cache_folder
+from .records import write_whole, written
 
 
 def addresses() -> list[str]:
@@ -98,27 +95,8 @@ def fetch(address: str) -> list[str]:
     from .download import read_text
 
     text = read_text(address)
-    with _written(copy_of(address), text) as part:
+    with written(copy_of(address), text.encode()) as part:
         return catalog.read(part, address)[1]
-
-
-@contextmanager
-def _written(path: Path, text: str) -> Iterator[Path]:
-    """``text`` in a file beside ``path`` that takes its place at the end, if nothing was raised.
-
-    Raises:
-        OutputError: The folder cannot be written.
-    """
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, "utf-8", newline="")
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise write_error(error, path.parent) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _list() -> Path:
@@ -126,5 +104,5 @@ def _list() -> Path:
 
 
 def _remember(change: Callable[[list[str]], list[str]]) -> None:
-    with locked(_list().with_suffix(".lock")), _written(_list(), "".join(f"{a}\n" for a in change(addresses()))):
-        pass
+    with locked(_list().with_suffix(".lock")):
+        write_whole(_list(), "".join(f"{address}\n" for address in change(addresses())).encode())

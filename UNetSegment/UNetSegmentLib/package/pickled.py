@@ -67,7 +67,6 @@ class _Opaque:
 
 
 OPAQUE = _Opaque()
-_MARK = _Opaque()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..errors import PackageError
 
-Triple = tuple[float, float, float]
 Pair = tuple[float, float]
 
 

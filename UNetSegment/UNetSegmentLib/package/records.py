@@ -11,7 +11,8 @@ import os
 import re
 import secrets
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,22 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
     """
+    with written(path, content):
+        pass
+
+
+@contextmanager
+def written(path: Path, content: bytes) -> Iterator[Path]:
+    """A small file beside ``path`` to look at; it takes the place of ``path`` at the end, if nothing was raised.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
+        yield part
         os.replace(part, path)
     except OSError as error:
         raise write_error(error, path.parent) from None

@@ -13,6 +13,7 @@ from ..package import Package
 from ..predict import Progress
 from ..worker import Worker
 from .run import Result, Run
+from .write import discard
 
 
 def browser_of(volume: Any) -> Any:
@@ -132,10 +133,8 @@ class FrameRun:
     def _fail(self, error: UNetSegmentError) -> None:
         self.finished = True
         node, self._node = self._node, None
-        if node is not None and node.GetScene() is not None:
-            scene = node.GetScene()
-            scene.RemoveNode(node.GetDisplayNode())
-            scene.RemoveNode(node)
+        if node is not None:
+            discard(node)
         self._show(self._before)
         if self._on_error is not None:
             self._on_error(error)

@@ -18,7 +18,7 @@ from ..predict.sanity import InputWarning
 from ..volume import LabelMap
 from ..worker import Outcome, Worker
 from .read import world_volume
-from .write import check_target, new_layer, write_segmentation
+from .write import check_target, discard, new_layer, write_segmentation
 
 GROWING = 20
 """A new segmentation is shown while it is being filled, unless it has more structures than this."""
@@ -167,10 +167,8 @@ class Run:
 
     def _fail(self, error: UNetSegmentError) -> None:
         node, self._grown = self._grown, None
-        if node is not None and node.GetScene() is not None:
-            scene = node.GetScene()
-            scene.RemoveNode(node.GetDisplayNode())
-            scene.RemoveNode(node)
+        if node is not None:
+            discard(node)
         if self._on_error is not None:
             self._on_error(error)
 

@@ -77,8 +77,7 @@ def write_segmentation(
         for step in reversed(undo):
             step()
         if created:
-            scene.RemoveNode(node.GetDisplayNode())
-            scene.RemoveNode(node)
+            discard(node)
         raise
     finally:
         node.EndModify(modified)
@@ -89,6 +88,14 @@ def write_segmentation(
     if show_3d:
         node.GetDisplayNode().SetVisibility3D(True)
     return node
+
+
+def discard(node: Any) -> None:
+    """Take a segmentation node that was made for a run, and its display node, out of the scene again."""
+    scene = node.GetScene()
+    if scene is not None:
+        scene.RemoveNode(node.GetDisplayNode())
+        scene.RemoveNode(node)
 
 
 def check_target(node: Any, reference: Any) -> None:

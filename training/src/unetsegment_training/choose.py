@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .compare import LEVEL, compare, holm
+from .compare import LEVEL, compare, holm, rows
 from .crossval import DECISIONS, validate_mean
 from .dataset import Dataset, DatasetError
 from .safely import replace_text
@@ -83,7 +83,7 @@ def _against(folders: Sequence[Path], best: Path) -> list[dict[str, Any]]:
 
 
 def _candidate(folder: Path, table: dict[tuple[str, int], float]) -> dict[str, Any]:
-    names = {row["label"]: row["name"] for row in _rows(folder)}
+    names = {row["label"]: row["name"] for row in rows(folder / "evaluation")}
     labels = {names[value]: _mean(table, value) for value in names}
     return {"folder": str(folder), "dice": round(float(np.mean(list(table.values()))), 5), "labels": labels}
 
@@ -92,11 +92,7 @@ def _table(folder: Path) -> dict[tuple[str, int], float]:
     """Dice per case and label value."""
     if not (folder / DECISIONS).exists():
         raise DatasetError(f"'{folder}' has no {DECISIONS}; run 'unetsegment-train cross-validate' first.")
-    return {(row["case"], row["label"]): row["dice"] for row in _rows(folder)}
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    return json.loads((folder / "evaluation" / "cases.json").read_text("utf-8"))
+    return {(row["case"], row["label"]): row["dice"] for row in rows(folder / "evaluation")}
 
 
 def _split(folder: Path) -> Any:

@@ -102,7 +102,7 @@ def write(path: Path, told: list[Difference], first: Path, second: Path, metric:
 def _table(folder: Path, metric: str) -> dict[tuple[str, int], float]:
     """The metric per case and label value."""
     try:
-        return {(r["case"], r["label"]): float("nan") if r[metric] is None else float(r[metric]) for r in _rows(folder)}
+        return {(r["case"], r["label"]): float("nan") if r[metric] is None else float(r[metric]) for r in rows(folder)}
     except (OSError, ValueError, KeyError, TypeError):
         raise DatasetError(
             f"'{folder}' holds no cases.json with '{metric}'; run 'unetsegment-train evaluate'."
@@ -110,10 +110,11 @@ def _table(folder: Path, metric: str) -> dict[tuple[str, int], float]:
 
 
 def _names(folder: Path) -> dict[int, str]:
-    return {row["label"]: row["name"] for row in _rows(folder)}
+    return {row["label"]: row["name"] for row in rows(folder)}
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """What an evaluation measured: one entry per case and label."""
     return json.loads((folder / "cases.json").read_text("utf-8"))
 
 

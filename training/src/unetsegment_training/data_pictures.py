@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .plan import PALETTE
+from .plan import color_of, web_color_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,11 +21,6 @@ INK, QUIET, PAPER = "#1c2733", "#8795a3", "#ffffff"
 _VIEWS = ((2, 0, 1), (1, 0, 2), (0, 1, 2))  # normal, across, up in RAS: axial, coronal, sagittal
 HEIGHT = 150
 """Pixels of a case's strip."""
-
-
-def color_of(value: int) -> str:
-    """The colour of a label value, as drawn in packed models."""
-    return "#{:02x}{:02x}{:02x}".format(*PALETTE[(value - 1) % len(PALETTE)])
 
 
 def strip(image: Volume, label: LabelMap) -> bytes:
@@ -61,7 +56,7 @@ def strip(image: Volume, label: LabelMap) -> bytes:
         for value in np.unique(sharp[sharp > 0]):
             mask = np.pad(sharp == value, 1)
             inner = mask[2:, 1:-1] & mask[:-2, 1:-1] & mask[1:-1, 2:] & mask[1:-1, :-2]
-            big[mask[1:-1, 1:-1] & ~inner] = PALETTE[(int(value) - 1) % len(PALETTE)]
+            big[mask[1:-1, 1:-1] & ~inner] = color_of(int(value))
         tiles += [big, np.zeros((HEIGHT, 3, 3), np.uint8)]
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(tiles[:-1], axis=1)).save(buffer, "JPEG", quality=85)
@@ -156,7 +151,12 @@ def _volumes(fingerprint: Fingerprint) -> Figure:
         volumes = np.array([f.labels[value].volume_ml for f in fingerprint.cases if f.labels[value].voxels])
         ticks.append(f"{name} ({len(volumes)} of {len(fingerprint.cases)})")
         axes[0].scatter(
-            volumes, row + rng.uniform(-0.25, 0.25, len(volumes)), s=7, color=color_of(value), alpha=0.6, linewidths=0
+            volumes,
+            row + rng.uniform(-0.25, 0.25, len(volumes)),
+            s=7,
+            color=web_color_of(value),
+            alpha=0.6,
+            linewidths=0,
         )
         if len(volumes):
             axes[0].plot([np.median(volumes)] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=1.4)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 
-from .data_pictures import charts, color_of, embedded
+from .data_pictures import charts, embedded
 from .fingerprint import Fingerprint
+from .plan import web_color_of
 from .safely import replace_text
 
 SHOWN = 60
@@ -115,7 +116,7 @@ def label_rows(fingerprint: Fingerprint) -> list[dict[str, object]]:
         voxels = sum(f.labels[value].voxels for f in fingerprint.cases)
         rows.append(
             {
-                "value": value, "name": name, "color": color_of(value), "cases": len(found),
+                "value": value, "name": name, "color": web_color_of(value), "cases": len(found),
                 "median": f"{found[len(found) // 2]:.3g}" if found else "", "low": f"{found[0]:.3g}" if found else "",
                 "high": f"{found[-1]:.3g}" if found else "", "share": f"{100 * voxels / max(total, 1):.2g} %",
             }

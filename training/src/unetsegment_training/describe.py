@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 BYTES = 4
 """Of a number in single precision."""
 PAPER = "unet2015"
-CONVOLUTIONS = ("convolution", "transposed convolution")
 
 
 @dataclass

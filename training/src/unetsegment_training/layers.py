@@ -38,7 +38,6 @@ class Layer:
         kind: "convolution", "transposed convolution", "pooling", "interpolation", "concatenation", "addition", "linear".
         size_in: Voxels per axis.
         size_out: Voxels per axis.
-        channels_in: Feature maps in; for a concatenation, of all parts together.
         channels_out: Feature maps out.
         kernel: Per axis; empty where there is none, as ``stride`` and ``padding``.
         parts: Channels of a concatenation's parts.
@@ -53,7 +52,6 @@ class Layer:
     kind: str
     size_in: Sizes
     size_out: Sizes
-    channels_in: int
     channels_out: int
     kernel: Sizes = ()
     stride: Sizes = ()
@@ -146,14 +144,14 @@ class _Tracer(TorchDispatchMode):
             a, b = tensors[-2:]
             if not parameters and name != "bmm":
                 return None
-            layer = Layer(module, "linear", (), (), a.shape[-1], b.shape[-1], parameters=parameters)
+            layer = Layer(module, "linear", (), (), b.shape[-1], parameters=parameters)
             layer.flops = 2 * prod(a.shape) * b.shape[-1]
             return layer
         x = tensors[0]
         if not isinstance(result, torch.Tensor) or result.ndim != self.dimensions + 2 or x.ndim != result.ndim:
             return None
         n = self.dimensions
-        layer = Layer(module, "", tuple(x.shape[2:]), tuple(result.shape[2:]), x.shape[1], result.shape[1])
+        layer = Layer(module, "", tuple(x.shape[2:]), tuple(result.shape[2:]), result.shape[1])
         layer.parameters = parameters
         if name == "convolution":
             weight, _, stride, padding, dilation, transposed, extra, groups = args[1:9]
@@ -172,7 +170,6 @@ class _Tracer(TorchDispatchMode):
             layer.kind = "interpolation"
         elif name == "cat" and (args[1] if len(args) > 1 else 0) == 1:
             layer.kind, layer.parts = "concatenation", tuple(t.shape[1] for t in tensors)
-            layer.channels_in = sum(layer.parts)
         elif name in ("add", "add_") and len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
             layer.kind = "addition"
         else:

@@ -27,7 +27,7 @@ from UNetSegmentLib.predict.backends.torch_backend import build_network, load_ne
 from . import processes
 from .augment import Augmenter
 from .dataset import Case, Dataset, DatasetError, same_name
-from .plan import PALETTE, fingerprint
+from .plan import color_of, fingerprint
 from .safely import replace_text
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Parent:
             wanted = said.get(same_name(name), name)
             if wanted == NEW and same_name(name) not in own:
                 free = max([label.value for label in self.manifest.labels] + [e["value"] for e in entries]) + 1
-                entries.append({"value": free, "name": name, "color": list(PALETTE[(free - 1) % len(PALETTE)])})
+                entries.append({"value": free, "name": name, "color": list(color_of(free))})
                 own[same_name(name)] = free, name
             target = own.get(same_name(name if wanted == NEW else wanted))
             if target is None:

@@ -21,6 +21,16 @@ ORIENTATION = "RAS"
 PALETTE = ((230, 118, 84), (76, 158, 217), (120, 190, 120), (240, 200, 90), (170, 120, 200), (110, 200, 200))
 
 
+def color_of(value: int) -> tuple[int, int, int]:
+    """A label value's colour in pictures and packed models: red, green, blue in 0 .. 255; the background is black."""
+    return PALETTE[(value - 1) % len(PALETTE)] if value else (0, 0, 0)
+
+
+def web_color_of(value: int) -> str:
+    """The same as ``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*color_of(value))
+
+
 def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -> Manifest:
     """A manifest without files: channels and labels from the dataset, spacing and fingerprint from ``cases``.
 
@@ -49,8 +59,7 @@ def draft_manifest(dataset: Dataset, config: FitConfig, cases: Sequence[Case]) -
         "network": manifest_entry(config, len(dataset.channels), len(dataset.labels)),
         "activation": "softmax",
         "labels": [
-            {"value": value, "name": name, "color": list(PALETTE[(value - 1) % len(PALETTE)] if value else (0, 0, 0))}
-            for value, name in dataset.labels.items()
+            {"value": value, "name": name, "color": list(color_of(value))} for value, name in dataset.labels.items()
         ],
         "postprocessing": [],
         "licence": {"name": str(dataset.raw.get("licence", "unknown")), "clinical_use": False},

@@ -51,6 +51,7 @@ class Configuration(_Strict):
         filters: Feature maps per stage, finest first.
         kernels: Of the convolutions, per stage and axis.
         strides: With which a stage begins, per stage and axis; the first stage's are 1.
+        convolutions_per_stage: What all networks here have; another number would be a promise that none keeps.
         batch_dice: Whether the Dice loss is taken over the batch as if it were one image.
         feature_values: In all feature maps for one patch.
         step_gigabytes: Estimate of a training step's memory.
@@ -65,7 +66,7 @@ class Configuration(_Strict):
     filters: Axes = Field(min_length=1)
     kernels: tuple[Axes, ...]
     strides: tuple[Axes, ...]
-    convolutions_per_stage: int = Field(default=2, ge=1)
+    convolutions_per_stage: Literal[2] = 2
     batch_dice: bool = False
     feature_values: int = Field(default=0, ge=0)
     step_gigabytes: float = Field(default=0.0, ge=0)

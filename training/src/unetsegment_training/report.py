@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .compare import Difference
-from .report_pictures import agreement_chart, color_of, dice_chart, learning_chart
+from .plan import web_color_of
+from .report_pictures import agreement_chart, dice_chart, learning_chart
 from .safely import replace_text
 
 WORST, MIDDLE, BEST = 6, 2, 2
@@ -94,7 +95,7 @@ def write_report(
         {
             "name": entry["name"],
             "cases": entry["cases"],
-            "color": color_of(int(entry["label"])),
+            "color": web_color_of(int(entry["label"])),
             "cells": [_cell(entry, key, form) for key, (_, form) in _HEADS.items()],
         }
         for entry in summary

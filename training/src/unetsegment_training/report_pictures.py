@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .plan import PALETTE
+from .plan import web_color_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ def overlay(image: Volume, expert: LabelMap, answer: LabelMap) -> str:
         for value in np.unique(truth[truth > 0]):
             _outline(axis, slices[1] == value, EXPERT, "dashed")
         for value in np.unique(mine[mine > 0]):
-            _outline(axis, slices[2] == value, color_of(int(value)), "solid")
+            _outline(axis, slices[2] == value, web_color_of(int(value)), "solid")
         if across == 0:
             axis.invert_xaxis()  # the patient's right is on the left
         axis.axis("off")
@@ -68,18 +68,13 @@ def overlay(image: Volume, expert: LabelMap, answer: LabelMap) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def color_of(value: int) -> str:
-    """The colour of a label value, as drawn in packed models."""
-    return "#{:02x}{:02x}{:02x}".format(*PALETTE[(value - 1) % len(PALETTE)])
-
-
 def dice_chart(rows: Sequence[Mapping[str, Any]], summary: Sequence[Mapping[str, Any]]) -> str:
     """Dice of every case per label as dots, with mean and 95 % interval beside them."""
     figure, (axis,) = _figure(7.5, 0.9 + 0.62 * len(summary), 1)
     rng = np.random.default_rng(0)
     for place, entry in enumerate(summary):
         values = [row["dice"] for row in rows if row["label"] == entry["label"]]
-        color = color_of(int(entry["label"]))
+        color = web_color_of(int(entry["label"]))
         axis.plot(values, place + rng.uniform(-0.16, 0.16, len(values)), "o", ms=4, color=color, alpha=0.6, mew=0)
         low, high = entry["dice_ci95"]
         axis.errorbar(
@@ -101,7 +96,7 @@ def agreement_chart(rows: Sequence[Mapping[str, Any]], summary: Sequence[Mapping
         mine = [row for row in rows if row["label"] == entry["label"]]
         answer, expert = (np.array([row[key] for row in mine], float) for key in ("volume_ml", "expert_ml"))
         mean, step = (answer + expert) / 2, answer - expert
-        axis.plot(mean, step, "o", ms=4, color=color_of(int(entry["label"])), alpha=0.7, mew=0)
+        axis.plot(mean, step, "o", ms=4, color=web_color_of(int(entry["label"])), alpha=0.7, mew=0)
         bias, spread = float(step.mean()), 1.96 * float(step.std(ddof=1)) if len(step) > 1 else 0.0
         for level, style in ((bias, "-"), (bias - spread, "--"), (bias + spread, "--")):
             axis.axhline(level, color=INK, lw=1, ls=style)
@@ -131,7 +126,7 @@ def learning_chart(run: Path) -> str | None:
     for place, name in enumerate(names, 1):
         values = seen[name]
         axes[1].plot(
-            list(values), list(values.values()), "o-", ms=3, lw=1.2, color=color_of(place), label=name[5:] or "mean"
+            list(values), list(values.values()), "o-", ms=3, lw=1.2, color=web_color_of(place), label=name[5:] or "mean"
         )
     if names:
         axes[1].set_title("validation Dice", fontsize=9)
