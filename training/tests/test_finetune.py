@@ -337,7 +337,7 @@ def test_from_corrected_cases_saved_by_slicer_to_a_packed_model(model, tmp_path,
     cases, run, packed = saved_by_slicer(tmp_path / "corrected", 3), tmp_path / "run", tmp_path / "tuned"
     line = ["fit", str(cases), str(run), "--from", str(model), *FAST]
     assert main(line) == 1
-    assert "Train on all of them with --fold -1" in capsys.readouterr().err and not run.exists()
+    assert "Train on all of them with 'fit --fold -1'" in capsys.readouterr().err and not run.exists()
     line += ["--fold", "-1"]
     assert main(line) == 0
     assert main(["pack", str(cases), str(run), str(packed)]) == 0
@@ -387,3 +387,31 @@ def test_a_run_goes_on_after_an_interruption_and_rehearses(model, balls, tmp_pat
     assert any(not torch.equal(value, start[key]) for key, value in whole.items())
     told = json.loads((tmp_path / "whole" / "parent.json").read_text("utf-8"))
     assert told["sha256"] == package.load(model).content_hash and len(told["rehearsed"]) == 2
+
+
+def test_folds_that_start_from_a_model_are_cross_validated_and_packed(balls, tmp_path, capsys):
+    """One structure is matched, one is new, and one of the model's is in no case: it is neither measured nor changed."""
+    step = {"method": "keep_largest_component", "labels": [300]}
+    model = packages.dynunet_package(tmp_path / "model", licence=LICENCE, channels=ZSCORE, postprocessing=[step])
+    renamed(balls, SHELL, "Cyst")
+    runs, packed = tmp_path / "runs", tmp_path / "tuned"
+    line = ["cross-validate", str(balls), str(runs), "--from", str(model), "--folds", "0,1", *FAST]
+    assert main(line) == 1
+    assert "say which it is" in capsys.readouterr().err and not runs.exists()
+    line += ["--label", "Cyst=+"]
+    assert main(line) == 0
+    told = json.loads((runs / "decisions.json").read_text("utf-8"))
+    names = [SHELL, "Cyst"]
+    assert [row["name"] for row in told["summary"]] == names and told["cases"] == 4
+    assert {name for trial in told["components"] for name in trial["names"]} == set(names)
+    assert told["postprocessing"][0] == step
+    assert Parent.noted(runs / "fold_1").sha256 == Parent.noted(runs).sha256 == package.load(model).content_hash
+    expected = [row["dice"] for row in told["summary"]]
+    assert main(["pack", str(balls), str(runs), str(packed)]) == 0
+    manifest = package.load(packed).manifest
+    assert [metric["dice"] for metric in manifest.metrics] == expected and manifest.postprocessing[0] == step
+    assert {label.name for label in manifest.segments} == {CORE, SHELL, "Cyst"}
+
+    line[4] = str(packages.dynunet_package(tmp_path / "other", seed=1, licence=LICENCE, channels=ZSCORE))
+    assert main(line) == 1
+    assert "started from another model than 'synthetic'" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import numpy as np
 from .compare import LEVEL, compare, holm, rows
 from .crossval import DECISIONS, validate_mean
 from .dataset import Dataset, DatasetError
+from .finetune import seen_by
 from .safely import replace_text
 
 
@@ -57,7 +58,7 @@ def choose(
     means = []
     for pair in itertools.combinations(folders, 2) if ensembles is not None else ():
         means.append(output / "+".join(folder.name for folder in pair))
-        validate_mean(ensembles, pair, means[-1], backend)  # type: ignore[arg-type]
+        validate_mean(seen_by(pair[0], ensembles), pair, means[-1], backend)  # type: ignore[arg-type]
     gains = _against(means, folders[best])
     why = [_sentence(folders[best].name, entry) for entry in differences]
     why += [_of_mean(folders[best].name, entry) for entry in gains]

@@ -70,30 +70,15 @@ def fit(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Train a model; run the same command again to go on after an interruption."""
-    from .config import FitConfig, parse_setting
-    from .finetune import begin, defaults
     from .fit import fit as run_fit
-    from .parent import Parent
-    from .plan_file import Plan
 
     options: dict[str, Any] = {
         "fold": fold, "epochs": epochs, "network": network, "filters": filters and _numbers(filters),
         "patch": patch and _numbers(patch), "batch": batch, "loss": loss, "learning_rate": learning_rate,
         "validate_every": validate_every, "seed": seed, "same_labels": label and tuple(label),
     }  # fmt: skip
-    options = {key: value for key, value in options.items() if value is not None}
-    planned = FitConfig.of_plan(Plan.load(plan), configuration) if plan is not None else {}
-    if from_ is None and (label or rehearse):
-        raise typer.BadParameter("--label and --rehearse belong to --from MODEL")
-    parent = None if from_ is None else Parent.open(package.from_shell(from_))
-    if parent is not None:
-        planned |= defaults(parent, options)
-    settings = FitConfig.read(config, dict(map(parse_setting, set_ or ())) | options, **planned)
     layout = processes.Layout.of(devices, nodes)
-    data, start = _cases(dataset, skip_bad, None, -1)[0], None
-    if parent is not None:
-        old = None if rehearse is None else _cases(rehearse, skip_bad, None, -1)[0]
-        data, start = begin(parent, data, settings, old)
+    data, settings, start = _asked(dataset, skip_bad, config, plan, configuration, set_, options, from_, rehearse)
     weights = run_fit(data, run, settings, device, start, layout)
     if processes.first():
         print(f"wrote {weights}")
@@ -109,6 +94,12 @@ def cross_validate(
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="any setting as key=value")] = None,
     folds: Annotated[Optional[str], typer.Option(help="folds to train now, e.g. 0,1; by default all")] = None,
     epochs: Annotated[Optional[int], typer.Option(help="passes over the training cases, for each fold")] = None,
+    from_: Annotated[
+        Optional[str],
+        typer.Option("--from", help="model that every fold starts from, as for 'fit'; it must not know the cases"),
+    ] = None,
+    label: Annotated[Optional[list[str]], typer.Option(help="with --from, as for 'fit'")] = None,
+    rehearse: Annotated[Optional[Path], typer.Option(help="with --from, as for 'fit'")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu, for training")] = "auto",
     backend: Annotated[str, typer.Option(help="auto, openvino or torch, for the answers")] = "auto",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
@@ -116,15 +107,12 @@ def cross_validate(
     """Train the folds one after another, let each answer the cases it did not see, evaluate and decide on these answers.
 
     What is finished is skipped: run the same command again after an interruption, or with other --folds elsewhere."""
-    from .config import FitConfig, parse_setting
     from .crossval import cross_validate as run_cross_validate
-    from .plan_file import Plan
 
-    planned = FitConfig.of_plan(Plan.load(plan), configuration) if plan is not None else {}
-    overrules = dict(map(parse_setting, set_ or ())) | ({} if epochs is None else {"epochs": epochs})
-    data, _ = _cases(dataset, skip_bad, None, -1)
     chosen = None if folds is None else _numbers(folds)
-    told = run_cross_validate(data, runs, FitConfig.read(config, overrules, **planned), chosen, device, backend)
+    options = {"epochs": epochs, "same_labels": label and tuple(label)}
+    data, settings, start = _asked(dataset, skip_bad, config, plan, configuration, set_, options, from_, rehearse)
+    told = run_cross_validate(data, runs, settings, chosen, device, backend, start)
     _print_summary(told["summary"])
     print(*told["told"], sep="\n")
     print(f"{told['measured_on']}, {told['cases']} cases; wrote {runs / 'evaluation' / 'report.html'}")
@@ -162,6 +150,39 @@ def settings() -> None:
     from .settings import page
 
     print(page(), end="")
+
+
+def _asked(
+    dataset: Path,
+    skip_bad: bool,
+    config: Optional[Path],
+    plan: Optional[Path],
+    configuration: Optional[str],
+    set_: Optional[list[str]],
+    options: dict[str, Any],
+    model: Optional[str],
+    rehearse: Optional[Path],
+) -> tuple[Any, Any, Any]:
+    """Dataset, settings and what to start from, as the options of 'fit' and 'cross-validate' ask for them."""
+    from .config import FitConfig, parse_setting
+    from .finetune import begin, defaults
+    from .parent import Parent
+    from .plan_file import Plan
+
+    if model is None and (options["same_labels"] or rehearse):
+        raise typer.BadParameter("--label and --rehearse belong to --from MODEL")
+    options = {key: value for key, value in options.items() if value is not None}
+    planned = FitConfig.of_plan(Plan.load(plan), configuration) if plan is not None else {}
+    parent = None if model is None else Parent.open(package.from_shell(model))
+    if parent is not None:
+        planned |= defaults(parent, options)
+    settings = FitConfig.read(config, dict(map(parse_setting, set_ or ())) | options, **planned)
+    data = _cases(dataset, skip_bad, None, -1)[0]
+    if parent is None:
+        return data, settings, None
+    old = None if rehearse is None else _cases(rehearse, skip_bad, None, -1)[0]
+    data, start = begin(parent, data, settings, old)
+    return data, settings, start
 
 
 def _cases(dataset: Path, skip_bad: bool, run: Optional[Path], fold: int) -> tuple[Any, list[Any]]:

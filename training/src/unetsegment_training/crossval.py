@@ -28,7 +28,9 @@ from .components import sentences, try_components
 from .config import FitConfig
 from .dataset import Case, Dataset, DatasetError
 from .evaluate import Answer, answer, write_evaluation
+from .finetune import Start
 from .fit import fit
+from .network import PACKAGE
 from .pack import one_kind, write_files
 from .plan import draft_manifest
 from .safely import replace_text
@@ -66,6 +68,7 @@ def cross_validate(
     folds: Sequence[int] | None = None,
     device: str = "auto",
     backend: str = "auto",
+    start: Start | None = None,
 ) -> dict[str, Any]:
     """Train folds, answer their validation cases, and write one evaluation and the decisions over all folds that are there.
 
@@ -73,12 +76,14 @@ def cross_validate(
     each; the last one, or a call with all folds, finds them all.
 
     Args:
-        dataset: Images and labels.
+        dataset: Images and labels; with ``start``, matched to its model.
         runs: Folder of the cross-validation; ``fold_0``, ``fold_1`` ... in it are run folders of :func:`fit.fit`.
         config: Settings of every fold; ``fold`` counts for nothing.
         folds: To train now; all of the split by default.
         device: ``auto``, ``cpu`` or ``gpu``, for training.
         backend: As in :class:`UNetSegmentLib.predict.Predictor`, for the answers.
+        start: The model that every fold starts from. What it was trained on it has seen: cases that were among that are no
+            validation cases, and nothing here can tell.
 
     Returns:
         What ``decisions.json`` holds.
@@ -87,12 +92,12 @@ def cross_validate(
         DatasetError: There is no such fold, the folder belongs to other settings or cases, or a network would answer a
             case that it trained on.
     """
-    shared = _share(dataset, runs, config)
+    shared = _share(dataset, runs, config, start)
     count = len(stored_split(runs / "split.json", [case.name for case in dataset.cases]))
     for fold in range(count) if folds is None else folds:
         if not 0 <= fold < count:
             raise DatasetError(f"There is no fold {fold}; '{runs / 'split.json'}' has folds 0 to {count - 1}.")
-        _train(dataset, runs, shared.changed(fold=fold), device)
+        _train(dataset, runs, shared.changed(fold=fold), device, start)
         _answer(dataset, _fold(runs, fold), backend)
     found = finished(runs)
     for fold in found:
@@ -100,8 +105,9 @@ def cross_validate(
     return _decide(dataset, runs, found, count)
 
 
-def _share(dataset: Dataset, runs: Path, config: FitConfig) -> FitConfig:
+def _share(dataset: Dataset, runs: Path, config: FitConfig, start: Start | None) -> FitConfig:
     """Settings for all folds: where they leave spacing and slice axis open, those of all cases, as each fold has others.
+    A model to start from decides them.
 
     nnU-Net's plan, too, is made from all cases; nothing else than sizes and spacings goes into it.
     """
@@ -110,20 +116,22 @@ def _share(dataset: Dataset, runs: Path, config: FitConfig) -> FitConfig:
     if path.exists():
         draft = Manifest.from_dict(json.loads(path.read_text("utf-8")))
     else:
-        draft = draft_manifest(dataset, config, dataset.cases)
+        draft = (start.manifest if start else draft_manifest)(dataset, config, dataset.cases)
     axes, spacing = draft.preprocessing.axes, draft.preprocessing.spacing
     open_: dict[str, Any] = {"fold": 0}
-    if config.spacing is None:
+    if config.spacing is None and config.network != PACKAGE:
         open_["spacing"] = tuple(spacing[axes.index(axis)] or 0.0 for axis in range(3))
-    if config.dimensions == 2 and config.slice_axis is None:
+    if config.dimensions == 2 and config.slice_axis is None and config.network != PACKAGE:
         open_["slice_axis"] = "ijk"[axes[0]]
     shared = config.changed(**open_).store(runs / "config.json")
+    if start is not None:
+        start.note(runs)
     if not path.exists():
         replace_text(path, json.dumps(draft.to_dict(), indent=1))
     return shared
 
 
-def _train(dataset: Dataset, runs: Path, config: FitConfig, device: str) -> None:
+def _train(dataset: Dataset, runs: Path, config: FitConfig, device: str, start: Start | None) -> None:
     """Fit a fold, unless it has ended with these settings."""
     run = runs / f"fold_{config.fold}"
     split = (runs / "split.json").read_text("utf-8")
@@ -136,7 +144,7 @@ def _train(dataset: Dataset, runs: Path, config: FitConfig, device: str) -> None
     if not ended:
         (run / "weights.pt").unlink(missing_ok=True)  # of fewer epochs: they would pass for the end of this run
         print(f"fold {config.fold}")
-        fit(dataset, run, config, device)
+        fit(dataset, run, config, device, start)
 
 
 def validate_mean(dataset: Dataset, folders: Sequence[Path], output: Path, backend: str = "auto") -> dict[str, Any]:
@@ -249,14 +257,19 @@ def _decide(dataset: Dataset, runs: Path, folds: Sequence[Fold], count: int) -> 
     raw = json.loads((runs / "manifest.json").read_text("utf-8"))
     manifest = Manifest.from_dict(raw)
     asked = [(fold, case) for fold in folds for case in _cases(dataset, fold)]
+    told = [
+        label for label in manifest.segments if label.value in dataset.labels
+    ]  # a model to start from may have more
+    # what that model does to structures that these cases do not tell of stays
+    given = [step for step in manifest.postprocessing if not set(step["labels"]) <= set(dataset.labels)]
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for fold, case in asked:
-            yield io.read_labelmap(_place(fold, case)).array, case.load()[1].array
+            yield postprocess(io.read_labelmap(_place(fold, case)).array, given), case.load()[1].array
 
-    trials = try_components(pairs, manifest.segments)
+    trials = try_components(pairs, told)
     words = measured_on(folds, count)
-    steps = [trial.step(words) for trial in trials if trial.kept]
+    steps = given + [trial.step(words) for trial in trials if trial.kept]
 
     def answers() -> Iterator[Answer]:
         for fold, case in track(asked, "evaluate", disable=None):
@@ -265,12 +278,11 @@ def _decide(dataset: Dataset, runs: Path, folds: Sequence[Fold], count: int) -> 
             labels = type(labels)(postprocess(labels.array, steps), labels.grid, manifest.labels)
             yield Answer(case.name, image, expert, labels)
 
-    words = measured_on(folds, count)
     lead = (
         f"{words}: {len(asked)} of {len(dataset.cases)} cases, each answered by the network that did not train on it."
     )
     output = runs / "evaluation"
-    summary = write_evaluation(output, manifest.title, lead, manifest.segments, answers(), [f.run for f in folds])
+    summary = write_evaluation(output, manifest.title, lead, told, answers(), [f.run for f in folds])
     decisions = {
         "measured_on": words,
         "cases": len(asked),

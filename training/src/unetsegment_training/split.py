@@ -21,7 +21,7 @@ def five_folds(names: Sequence[str], folds: int = 5) -> list[dict[str, list[str]
     names = sorted(names)
     if len(names) < folds:
         raise DatasetError(
-            f"{folds} folds need at least {folds} cases; the dataset has {len(names)}. Train on all of them with --fold -1."
+            f"{folds} folds need at least {folds} cases; the dataset has {len(names)}. Train on all of them with 'fit --fold -1'."
         )
     parts = KFold(folds, shuffle=True, random_state=SEED).split(names)
     return [{"train": [names[i] for i in train], "val": [names[i] for i in val]} for train, val in parts]
