@@ -5,7 +5,7 @@ import logging
 import shutil
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import qt
 import slicer
@@ -18,14 +18,14 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
 )
-from UNetSegmentLib import io, package, scene
+from UNetSegmentLib import package, predict, scene
 from UNetSegmentLib.errors import InputError, UNetSegmentError
 from UNetSegmentLib.panel import hierarchy
 from UNetSegmentLib.panel.panel import Panel
-from UNetSegmentLib.predict import forecast, gather, sanity, speeds
-from UNetSegmentLib.predict.predictor import Predictor
 from UNetSegmentLib.volume import LabelMap
-from UNetSegmentLib.worker import Worker
+
+if TYPE_CHECKING:
+    from UNetSegmentLib.worker import Worker
 
 DEFAULT_MODEL = "hippocampus-mr-t1"
 POLL_MS = 30
@@ -112,6 +112,8 @@ class UNetSegmentWidget(Panel):
         return UNetSegmentLogic()
 
     def sample(self):
+        from UNetSegmentLib import io
+
         path = sampleFile()
         expert = Path(str(path).replace("_image", "_label"))
         return (io.read_volume(path), io.read_labelmap(expert).array) if path and expert.is_file() else None
@@ -124,9 +126,9 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
     segmentation = logic.process(slicer.util.getNode("MRHead"), model="hippocampus-mr-t1")
     """
 
-    def __init__(self, engine=Predictor, worker=None) -> None:
-        """``engine(package, device, mode, mirror, folds)`` makes a predictor, ``worker`` runs in the background; tests may give
-        their own."""
+    def __init__(self, engine=None, worker=None) -> None:
+        """``engine(package, device, mode, mirror, folds)`` makes a predictor instead of :class:`predict.Predictor`, ``worker`` runs
+        in the background; tests may give their own."""
         ScriptedLoadableModuleLogic.__init__(self)
         self._engine = engine
         self._worker = worker
@@ -179,7 +181,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
         loaded = package.load(model)
         labels = scene.kept_labels(loaded.manifest, keep)
-        volume = gather([scene.world_volume(node) for node in nodes], loaded.manifest)
+        volume = predict.gather([scene.world_volume(node) for node in nodes], loaded.manifest)
         inside = {} if region is None else {"region": scene.region_box(region, nodes[0])}
         result = self._predictor(loaded, device, mode, mirror, folds).predict(volume, progress, cancel, **inside)
         for node in (*nodes, outputSegmentation):
@@ -196,7 +198,8 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         """The predictor of the last run, where model and options are the same: nothing is loaded twice."""
         key = (loaded.root, loaded.content_hash, device, mode, mirror, folds)
         if self._ready[0] != key:
-            self._ready = (key, self._engine(loaded, device=device, mode=mode, mirror=mirror, folds=folds))
+            engine = self._engine or predict.Predictor
+            self._ready = (key, engine(loaded, device=device, mode=mode, mirror=mirror, folds=folds))
         return self._ready[1]
 
     def start(
@@ -271,12 +274,14 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
     def check(self, inputVolume, model: str = DEFAULT_MODEL) -> list:
         """What looks wrong about volumes before they are segmented, as :class:`InputWarning` list; takes hundredths of a
         second. What would stop a run is told in the same way."""
+        from UNetSegmentLib.predict import sanity
+
         nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
         try:
             manifest = package.load(model).manifest
             return sanity.check([scene.world_volume(node) for node in nodes], manifest)
         except UNetSegmentError as error:
-            return [sanity.InputWarning("", "refused", str(error))]
+            return [predict.InputWarning("", "refused", str(error))]
 
     def expectedSeconds(
         self,
@@ -293,6 +298,8 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         or where there would be no run. Without a volume: for an image as large as those that the model was trained on.
 
         The arguments are those of :meth:`process`; ``ran`` tells what it would run on, where that is known."""
+        from UNetSegmentLib.predict import forecast, speeds
+
         nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
         try:
             manifest = package.load(model).manifest
@@ -305,8 +312,10 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         except UNetSegmentError:
             return None
 
-    def worker(self) -> Worker:
+    def worker(self) -> "Worker":
         """The process that runs models; it starts with the first request."""
+        from UNetSegmentLib.worker import Worker
+
         if self._worker is None:
             self._worker = Worker([shutil.which("PythonSlicer") or sys.executable])
         return self._worker
@@ -345,6 +354,8 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         Returns:
             Whether that is new.
         """
+        from UNetSegmentLib.worker import Worker
+
         if self._worker is None or self._worker.has_answered or self._worker.is_alive or self._worker.is_inside:
             return False
         self._worker = Worker(inside=True)

@@ -13,10 +13,11 @@ TRAINING_FILES = sorted((MODULE.parent / "training" / "src").rglob("*.py"))
 
 HOST = {"slicer", "vtk", "qt", "ctk"}
 ENGINES = {"torch", "monai", "openvino", "safetensors", "onnx"}
-FOUNDATION = {"errors", "labels", "volume"}
+FOUNDATION = {"errors", "labels", "later", "volume"}
 MAY_USE = {
     "errors": set(),
     "labels": {"errors"},
+    "later": set(),
     "volume": {"errors", "labels"},
     "io": FOUNDATION,
     "preview": FOUNDATION,
@@ -124,3 +125,29 @@ def test_training_knows_neither_slicer_nor_the_rooms_above_predict(path):
     assert tops(path) & HOST == set()
     rooms = {name.split(".")[1] for name, _ in imports(path) if name.startswith("UNetSegmentLib.")}
     assert rooms <= FOUNDATION | {"io", "package", "predict"}
+
+
+def loaded_by(path: Path) -> set[str]:
+    """The library's files, relative to it, that loading a file loads with it."""
+    found: set[Path] = set()
+
+    def load(path: Path) -> None:
+        for name, _ in imports(path, at_load=True):
+            parts = name.split(".")
+            for end in range(1, len(parts) + 1) if parts[0] == LIBRARY.name else ():
+                place = MODULE.joinpath(*parts[:end])
+                for file in (place / "__init__.py", place.with_suffix(".py")):
+                    if file.is_file() and file not in found:
+                        found.add(file)
+                        load(file)
+
+    load(path)
+    return {path.relative_to(LIBRARY).as_posix() for path in found}
+
+
+def test_slicer_starts_without_what_only_a_run_or_another_window_needs():
+    loaded = loaded_by(MODULE / "UNetSegment.py")
+    assert {"panel/panel.py", "package/manifest.py", "predict/gather.py"} <= loaded
+    later = {"predict/predictor.py", "predict/preprocess.py", "worker/client.py", "worker/memory.py", "scene/run.py"}
+    later |= {"panel/models.py", "package/download.py", "package/bundle.py", "package/store.py", "io.py"}
+    assert loaded & later == set()

@@ -18,7 +18,8 @@ from UNetSegmentLib.package import Manifest, nnunet_plans
 from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.appearance import Appearance, summary
 from UNetSegmentLib.predict.backends import is_installed
-from UNetSegmentLib.predict.sanity import SEVERE, InputWarning, check
+from UNetSegmentLib.predict.reports import SEVERE, InputWarning
+from UNetSegmentLib.predict.sanity import check
 from UNetSegmentLib.volume import Grid, LabelMap, Volume
 
 ROOT = Path(__file__).resolve().parents[2]

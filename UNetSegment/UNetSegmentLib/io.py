@@ -6,7 +6,6 @@ else.
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
 import struct
@@ -238,6 +237,8 @@ def _nifti_is_finite(path: Path) -> bool:
     """Whether a NIfTI file's own voxels are finite: SimpleITK's reader turns NaN and infinity into 0 in silence."""
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return True
+    import gzip
+
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
         header = file.read(348)
         order = "<" if header[:4] == (348).to_bytes(4, "little") else ">"

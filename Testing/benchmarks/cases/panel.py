@@ -33,19 +33,17 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     first = figures["patches side by side"]
     applies = [entry for name, one in figures.items() if "inside" not in WAYS[name] for entry in one["applies"]]
     away, busy = (max(applies, key=lambda entry: entry[key]) for key in ("gap", "busy"))
-    opened = statistics.median(
-        one["open"]["took"]["import and build"] + one["open"]["took"]["enter"] for one in figures.values()
-    )
+    opened = statistics.median(_computed(one, "ours") for one in figures.values())
     third = sorted({name for one in figures.values() for name in one["open"]["third_party"]})
     targets = [
-        Target.at_most("opening the module, this project's and the host's code", 1000 * opened, 100.0, "ms"),
+        Target.at_most("opening the module, this project's code (CPU)", 1000 * opened, 100.0, "ms"),
         Target.at_most("third-party packages imported when the module opens", float(len(third)), 0.0, "packages"),
         Target.at_most("longest time the main thread was away in Apply (wall)", 1000 * away["gap"], 50.0, "ms"),
         Target.at_most("longest time it computed in Apply (CPU)", 1000 * busy["busy"], 50.0, "ms"),
         Target.at_most("second Apply beside the network (wall)", first["beside_wall"], 0.5, "s"),
     ]
     load = f"{psutil.getloadavg()[0]:.1f} processes wanted the {psutil.cpu_count()} cores at the end"
-    targets[0]["why"] = f"Wall; {load}."
+    targets[0]["why"] = f"By step: {_steps(figures, 'ours')}."
     targets[2]["why"] = f"It was in `{away['where']}`; {load}."
     targets[3]["why"] = f"It was in `{busy['busy_in']}`."
     voxels = PLANE * PLANE * SLICES / 1e6
@@ -66,6 +64,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     }
 
 
+STEPS = {"import": "to import", "build": "to build the panel", "enter": "to enter it and start the worker"}
 HEAD = [
     "Apply",
     "again, wall s",
@@ -82,9 +81,12 @@ HEAD += ["peak GiB of the process tree"]
 def _way(name: str, way: dict[str, Any], options: Options, folder: Path) -> dict[str, Any]:
     inside = way.pop("inside", False)
     package = narrow_package(folder / name.replace(" ", "-"), CLASSES, False, features=CLASSES, kernel=1, **way)
-    with Session(
-        name, "benchmarks.contenders.panel", sys.executable, options.threads, folder / f"{name} run"
-    ) as session:
+    compiled = {
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+    }  # as in every use but the first
+    scratch = folder / f"{name} run"
+    with Session(name, "benchmarks.contenders.panel", sys.executable, options.threads, scratch, compiled) as session:
         opened = session.call("begin", package=str(package)).result
         session.call("prepare", slices=SLICES, plane=PLANE, inside=inside)
         answers = [session.call("apply") for _ in range(1 + options.repeats)]
@@ -136,14 +138,27 @@ def _row(name: str, one: dict[str, Any]) -> list[str]:
     return [name, *cells, number(max(entry["peak"] for entry in applies) / GIB)]
 
 
+def _computed(one: dict[str, Any], room: str) -> float:
+    """Processor seconds of a room while the module opened."""
+    return sum(step[room] for step in one["open"]["computed"].values())
+
+
+def _steps(figures: dict[str, Any], room: str) -> str:
+    steps = {name: [1000 * one["open"]["computed"][name][room] for one in figures.values()] for name in STEPS}
+    return ", ".join(f"{words} {statistics.median(steps[name]):.0f} ms" for name, words in STEPS.items())
+
+
 def _opening(figures: dict[str, Any], third: list[str]) -> str:
     took = [one["open"]["took"] for one in figures.values()]
     importing, building, entering = (
         1000 * min(one[key] for one in took) for key in ("import", "import and build", "enter")
     )
     return (
-        f"Opening the module: {importing:.0f} ms to import, {building:.0f} ms with building the panel (of which the host's imitation of "
-        f"PythonQt is a part), {entering:.0f} ms to enter it; third-party packages imported by that: {', '.join(third) or 'none'}. "
+        f"Opening the module, CPU, median: this project's code {_steps(figures, 'ours')}; the host's imitation of Slicer and PythonQt "
+        f"{_steps(figures, 'host')}. Whose it is tells the innermost frame of either, looked at every half millisecond; what Qt, VTK and the "
+        "standard library do counts for whoever called them. The least by the clock, both together: "
+        f"{importing:.0f} ms to import, {building:.0f} ms with building, {entering:.0f} ms to enter. Python's bytecode is there already, "
+        f"as in every use but the first. Third-party packages imported by opening: {', '.join(third) or 'none'}. "
         "*Main thread away*: the longest time between two ticks of a loop that looks at Qt's events every 2 ms, over the Applies of a row; *busy*: the most it "
         "computed between two of them, which other work on the machine does not lengthen; *in*: what a watching thread saw it do. Memory that two processes share counts twice. Least of the later Applies where not said otherwise."
     )

@@ -17,9 +17,9 @@ from panel_case import BACKEND, CONTROLS, NO_BACKEND, PanelCase, add_sample, mod
 from UNetSegmentLib import package  # noqa: E402
 from UNetSegmentLib.labels import Label  # noqa: E402
 from UNetSegmentLib.panel import advice, hierarchy, needs, outcome, pictures, structures  # noqa: E402
-from UNetSegmentLib.predict import forecast, speeds  # noqa: E402
+from UNetSegmentLib.predict import InputWarning, forecast, speeds  # noqa: E402
 from UNetSegmentLib.predict.backends.installed import State  # noqa: E402
-from UNetSegmentLib.predict.sanity import InputWarning, check  # noqa: E402
+from UNetSegmentLib.predict.sanity import check  # noqa: E402
 from UNetSegmentLib.scene import world_volume  # noqa: E402
 from UNetSegmentLib.worker import Worker  # noqa: E402
 

@@ -243,17 +243,26 @@ def resource_folders(name: str) -> list[Path]:
     return [place for place in places if place.is_dir()]
 
 
-def installed() -> dict[str, Path]:
-    """Names and folders of the models on this computer, of every kind: those that ship, then the user's (which win)."""
+def installed(recorded: bool = False) -> dict[str, Path]:
+    """Names and folders of the models on this computer, of every kind: those that ship, then the user's (which win).
+
+    ``recorded``: also those that were installed, and are so damaged that nothing tells that they are models.
+    """
     found: dict[str, Path] = {}
     for place in (*resource_folders("Models"), cache_folder() / "models"):
         if place.is_dir():
             found.update({folder.name: folder for folder in sorted(place.iterdir()) if _is_model(folder)})
+    if recorded:
+        for record in sorted((cache_folder() / "records").glob("*.json")):
+            folder = cache_folder() / "models" / record.stem
+            if folder.is_dir():
+                found[record.stem] = folder
     return found
 
 
 def _is_model(folder: Path) -> bool:
+    if (folder / MANIFEST_PATH).is_file():
+        return True
     from . import bundle
 
-    plans = (*folder.glob("plans.json"), *folder.glob("*__*__*/plans.json"))
-    return (folder / MANIFEST_PATH).is_file() or bundle.is_bundle(folder) or bool(plans)
+    return bundle.is_bundle(folder) or any((*folder.glob("plans.json"), *folder.glob("*__*__*/plans.json")))

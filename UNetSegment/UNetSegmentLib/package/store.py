@@ -61,12 +61,7 @@ class Info:
 
 def installed() -> dict[str, Path]:
     """Names and folders of the models on this computer, of every kind; the user's win over those that ship."""
-    found = dict(package.installed())
-    for record in sorted((cache_folder() / "records").glob("*.json")):
-        folder = cache_folder() / "models" / record.stem
-        if folder.is_dir():
-            found[record.stem] = folder
-    return found
+    return package.installed(recorded=True)
 
 
 def info(name: str) -> Info:

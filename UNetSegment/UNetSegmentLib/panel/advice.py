@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qt
 import slicer
 
-from ..predict.sanity import InputWarning
+if TYPE_CHECKING:
+    from ..predict.reports import InputWarning
 
 DELAY_MS = 300
 """A choice must stand this long before it is looked at."""

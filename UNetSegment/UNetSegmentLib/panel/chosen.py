@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import slicer
 from slicer.i18n import tr as _
 
 from ..package import Manifest
 from . import state
-from .models import ModelChooser
+
+if TYPE_CHECKING:
+    from .models import ModelChooser
 
 
 class ChosenModel:
@@ -87,6 +89,8 @@ class ChosenModel:
 
     def onButton(self, checked: bool = False) -> None:
         """Open the window with all models."""
+        from .models import ModelChooser
+
         if self.chooser is None:
             ui_file = self._panel.resourcePath("UI/ModelChooser.ui")
             self.chooser = ModelChooser(ui_file, self.onChanged, self.onChosen, self._panel.expected.of_model)

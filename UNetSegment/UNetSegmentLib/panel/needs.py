@@ -88,7 +88,8 @@ def needs(manifest: Manifest, device: str, look: Callable[[str], State] = state)
         )
     wanted: tuple[str, ...] = by_torch
     if device != "cuda" and alone:
-        ready = bool(by_torch) and all(_is_enough(name, look(name)) for name in by_torch)
+        here = _is_enough("openvino", look("openvino"))  # first: PyTorch's list of files is long
+        ready = here or (bool(by_torch) and all(_is_enough(name, look(name)) for name in by_torch))
         wanted = () if ready else ("openvino",)
     before = manifest.preprocessing
     if before.resampling.image_order == 3 or any(c.normalization.mask == "filled" for c in manifest.channels):

@@ -11,7 +11,7 @@ from . import state
 
 if TYPE_CHECKING:
     from ..labels import Label
-    from ..predict.sanity import InputWarning
+    from ..predict.reports import InputWarning
 
 MANY = 8
 """Structures that a card lists by itself; more are in a table that scrolls."""

@@ -9,7 +9,6 @@ from slicer.i18n import tr as _
 
 from .. import package
 from ..errors import InputError
-from .checkup import Checkup
 
 MODEL = "hippocampus-mr-t1"
 
@@ -38,6 +37,8 @@ class SelfTest:
         panel.dependencies.then(model.manifest, device, lambda: self._start(model, sample, device))
 
     def _start(self, model: package.Package, sample: tuple, device: str) -> None:
+        from .checkup import Checkup
+
         panel = self._panel
         try:
             panel._run = Checkup(

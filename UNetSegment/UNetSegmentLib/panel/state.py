@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .. import package
 from ..errors import UNetSegmentError
 from ..package import Manifest
-from ..predict.sanity import InputWarning
 from . import structures
+
+if TYPE_CHECKING:
+    from ..predict.reports import InputWarning
 
 MAX_INPUTS = 4
 """Rows the panel has; models with more channels run by script."""
@@ -20,10 +23,8 @@ MAX_INPUTS = 4
 
 def installed_models() -> dict[str, tuple[Manifest | None, str]]:
     """The models on this computer by name: the manifest, or the sentence that says why it cannot be read."""
-    from ..package import store
-
     found: dict[str, tuple[Manifest | None, str]] = {}
-    for name, folder in store.installed().items():
+    for name, folder in package.installed(recorded=True).items():
         try:
             found[name] = package.load(folder).manifest, ""
         except UNetSegmentError as error:

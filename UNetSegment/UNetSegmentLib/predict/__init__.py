@@ -1,6 +1,13 @@
 """Volumes and a package in, labels out. The parts (gather, preprocess, tiles, stitch, export, backends) can be swapped."""
 
-from .gather import gather
-from .predictor import Prediction, Predictor, Progress, Slab
+from typing import TYPE_CHECKING
 
-__all__ = ["Prediction", "Predictor", "Progress", "Slab", "gather"]
+from ..later import names
+from .gather import gather
+from .reports import InputWarning, Progress
+
+if TYPE_CHECKING:
+    from .predictor import Prediction, Predictor, Slab
+
+__all__ = ["InputWarning", "Prediction", "Predictor", "Progress", "Slab", "gather"]
+__getattr__ = names(__name__, predictor=("Prediction", "Predictor", "Slab"))

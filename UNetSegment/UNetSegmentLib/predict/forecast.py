@@ -6,7 +6,6 @@ Pure functions; :mod:`speeds` keeps what was measured on this computer.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,13 +84,13 @@ def seconds(
     each = [run.network / run.work.networks for run in runs if run.work.networks]
     if not each and proof is None:
         return None
-    network = ahead.networks * (statistics.median(each) if each else proof or 0.0)
+    network = ahead.networks * (float(np.median(each)) if each else proof or 0.0)
     known = [run for run in runs or others if run.work.voxels]
     if not known:
         return network
     apart = [abs(math.log(run.work.voxels / ahead.voxels)) for run in known]
     near = [run for run, away in zip(known, apart, strict=True) if away <= min(apart) + 0.1]
-    return network + ahead.voxels * statistics.median(run.beside / run.work.voxels for run in near)
+    return network + ahead.voxels * float(np.median([run.beside / run.work.voxels for run in near]))
 
 
 def usual_grid(manifest: Manifest) -> Grid | None:

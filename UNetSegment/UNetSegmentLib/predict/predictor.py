@@ -27,21 +27,12 @@ from .modes import Configuration
 from .postprocess import postprocess
 from .preprocess import NetworkImage, preprocess
 from .probabilities import Collector, Probabilities
-from .sanity import InputWarning
+from .reports import InputWarning, Progress
 from .stitch import Head, Stitcher
 from .tiles import Tiling, weights
 
 CUDA_BATCH = 4
 """Patches per run on a GPU to begin with."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a prediction is: the stage in words, 0..1 over the whole run, and a line for the user."""
-
-    stage: str
-    fraction: float
-    message: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..package import Manifest
 from ..package.recipe import Channel
 from ..volume import Volume
 from .appearance import Appearance
+from .reports import InputWarning
 from .trained_on import TrainedOn, number
 
 COARSER, FINER = 3.5, 5.0
@@ -34,35 +35,6 @@ MARGIN = 0.5
 _WIDTHS = {"zero": 0.2, "middle": 0.4, "roughness": 0.05, "least": 0.3, "most": 0.6, "low": 0.2, "high": 0.3}
 """The least width of a range, so that a few much-alike training images do not make every other image look strange."""
 _ANYWAY = "it can be run anyway"
-SEVERE = frozenset(
-    ("constant", "labels", "ct_for_mr", "ct_for_pt", "ct_for_us", "not_ct", "ct_8bit", "ct_offset", "ct_scale")
-    + ("ct_inverted", "field_of_view_large", "spacing", "same_image", "swapped")
-)
-"""Codes of what makes a result meaningless, or a run long for nothing: a person should have read it before."""
-
-
-@dataclass(frozen=True)
-class InputWarning:
-    """Something about an input that looks wrong.
-
-    Args:
-        channel: Name of the manifest's channel; "" where it concerns all of them.
-        code: Stable short name, such as ``ct_for_mr``.
-        message: One sentence: which input, what looks wrong, what it may mean, and that it can be run anyway.
-    """
-
-    channel: str
-    code: str
-    message: str
-
-    @property
-    def is_severe(self) -> bool:
-        """Whether the result probably means nothing."""
-        return self.code in SEVERE
-
-    def to_dict(self) -> dict[str, str]:
-        """For JSON: ``{"channel": ..., "code": ..., "message": ...}``."""
-        return asdict(self)
 
 
 def check(volumes: Sequence[Volume], manifest: Manifest) -> list[InputWarning]:

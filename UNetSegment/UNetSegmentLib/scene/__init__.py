@@ -1,10 +1,15 @@
 """The rooms that know MRML: nodes to :class:`Volume`, :class:`LabelMap` to nodes, and runs of the worker between them."""
 
-from .frames import FrameRun, frame_count
+from typing import TYPE_CHECKING
+
+from ..later import names
 from .read import world_volume
 from .region import region_box
-from .run import Result, Run, kept_labels
-from .write import write_segmentation
+
+if TYPE_CHECKING:
+    from .frames import FrameRun, frame_count
+    from .run import Result, Run, kept_labels
+    from .write import write_segmentation
 
 __all__ = [
     "FrameRun",
@@ -16,3 +21,9 @@ __all__ = [
     "world_volume",
     "write_segmentation",
 ]
+__getattr__ = names(
+    __name__,
+    frames=("FrameRun", "frame_count"),
+    run=("Result", "Run", "kept_labels"),
+    write=("write_segmentation",),
+)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import slicer
 
 from ..errors import InputError, UNetSegmentError
-from ..package import Package
 from ..predict import Progress
-from ..worker import Worker
-from .run import Result, Run
 from .write import discard
+
+if TYPE_CHECKING:
+    from ..package import Package
+    from ..worker import Worker
+    from .run import Result, Run
 
 
 def browser_of(volume: Any) -> Any:
@@ -84,6 +86,8 @@ class FrameRun:
         more = dict(self._more)
         if self._frame:  # told once
             more.pop("on_warnings", None)
+        from .run import Run
+
         self._run = Run(
             *(*self._arguments, self._node, self._options, self._show_3d and self._frame == self._count - 1),
             on_progress=self._tell,

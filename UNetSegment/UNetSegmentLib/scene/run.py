@@ -14,7 +14,7 @@ from ..errors import InputError, UNetSegmentError
 from ..labels import Label
 from ..package import Manifest, Package
 from ..predict import Progress, passes
-from ..predict.sanity import InputWarning
+from ..predict.reports import InputWarning
 from ..volume import LabelMap
 from ..worker import Outcome, Worker
 from .read import world_volume

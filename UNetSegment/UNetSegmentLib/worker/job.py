@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import Cancelled, UNetSegmentError, WorkerError
 from ..predict import Progress, passes
-from ..predict.sanity import InputWarning
+from ..predict.reports import InputWarning
 from ..volume import Volume
 from .memory import SharedArray
 

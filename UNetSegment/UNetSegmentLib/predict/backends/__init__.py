@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ...errors import BackendError
 from ...package import UNETS, Manifest, Package
-from ..stitch import Head
 from .installed import is_installed
+
+if TYPE_CHECKING:
+    from ..stitch import Head
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "intel-gpu")
 BACKENDS = ("auto", "openvino", "torch")
