@@ -1,4 +1,4 @@
-"""Tests keep what they compile, convert and download in a cache folder of their own."""
+"""Tests keep what they compile, convert and download in cache folders of their own."""
 
 import os
 import shutil
@@ -18,3 +18,10 @@ def cache_of_the_tests():
     else:
         os.environ["UNETSEGMENT_CACHE"] = before
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder of one test's own, which is not there yet."""
+    monkeypatch.setenv("UNETSEGMENT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from UNetSegmentLib import package
+
 METADATA: dict[str, Any] = {
     "version": "1.2.3",
     "monai_version": "1.4.0",
@@ -91,6 +93,21 @@ INFERENCE: dict[str, Any] = {
 }
 
 
+TRANSFORMS, LAST = "preprocessing__transforms", "postprocessing__transforms"
+
+
+def t(name: str, **arguments: Any) -> dict[str, Any]:
+    """A transform in a list, of the image where no other keys are given."""
+    return {"_target_": name, "keys": "image", **arguments}
+
+
+SOFTMAX, SIGMOID = t("Activationsd", keys="pred", softmax=True), t("Activationsd", keys="pred", sigmoid=True)
+INVERT = INFERENCE["postprocessing"]["transforms"][1]
+NEAREST = INVERT | {"nearest_interp": True}
+ARGMAX, HALF = t("AsDiscreted", keys="pred", argmax=True), t("AsDiscreted", keys="pred", threshold=0.5)
+SPACING = t("Spacingd", pixdim=[1, 1, 2])
+
+
 def inference(**changes: Any) -> dict[str, Any]:
     """A configuration of the usual form; ``a__b__0=value`` puts ``value`` at ``a::b::0``, None takes the entry out."""
     config = copy.deepcopy(INFERENCE)
@@ -104,6 +121,11 @@ def inference(**changes: Any) -> dict[str, Any]:
         else:
             place[int(last) if isinstance(place, list) else last] = value
     return config
+
+
+def pre(*transforms: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with these transforms after loading."""
+    return inference(**{TRANSFORMS: [*INFERENCE["preprocessing"]["transforms"][:2], *transforms]})
 
 
 def write(
@@ -120,3 +142,8 @@ def write(
         (folder / "models").mkdir(exist_ok=True)
         (folder / "models" / "model.pt").write_bytes(weights)
     return folder
+
+
+def read(folder: Path, config: Any = None, **changes: Any) -> package.Manifest:
+    """The manifest of a bundle with these changes of the usual configuration, or with another one."""
+    return package.load(write(folder, config if config is not None else inference(**changes))).manifest

@@ -23,10 +23,7 @@ SCHEMA = json.loads(OURS.with_name("catalog.schema.json").read_text("utf-8"))
 RAW = json.loads(OURS.read_text("utf-8"))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("UNETSEGMENT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def good(**changes: Any) -> dict[str, Any]:

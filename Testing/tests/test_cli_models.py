@@ -17,10 +17,7 @@ from UNetSegmentLib.volume import Grid, LabelMap
 OURS = "hippocampus-mr-t1"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("UNETSEGMENT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 class Run:

@@ -24,10 +24,7 @@ needs_engine = pytest.mark.skipif(
 RAN = {"backend": "openvino", "device": "cpu", "precision": "bf16", "reference_dice": "0.9994"}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNETSEGMENT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -10,12 +10,7 @@ from UNetSegmentLib import package
 from UNetSegmentLib.errors import OutputError, PackageError
 from UNetSegmentLib.package.tensors import read_tensors
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("UNETSEGMENT_CACHE", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_folder_becomes_a_package_once(tmp_path, cache):
