@@ -273,15 +273,47 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
 
     def check(self, inputVolume, model: str = DEFAULT_MODEL) -> list:
         """What looks wrong about volumes before they are segmented, as :class:`InputWarning` list; takes hundredths of a
-        second. What would stop a run is told in the same way."""
+        second. What would stop a run is told in the same way, with the code ``refused``, or ``model`` where it is the model."""
         from UNetSegmentLib.predict import sanity
 
         nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
         try:
             manifest = package.load(model).manifest
-            return sanity.check([scene.world_volume(node) for node in nodes], manifest)
         except UNetSegmentError as error:
-            return [predict.InputWarning("", "refused", str(error))]
+            return [predict.InputWarning("", "model", str(error))]
+        volumes = []
+        for node, channel in zip(nodes, manifest.channels, strict=False):
+            try:
+                volumes.append(scene.world_volume(node))
+            except UNetSegmentError as error:
+                return [predict.InputWarning(channel.name, "refused", str(error))]
+        return sanity.check(volumes, manifest)
+
+    def obstacles(self, inputVolume, outputSegmentation=None, region=None) -> dict:
+        """What about the ``output`` or the ``region`` would stop a run on a volume, as a sentence each; empty where nothing."""
+        try:
+            scene.world_volume(inputVolume)
+        except UNetSegmentError:  # the volume's own mistakes are for ``check`` to tell
+            return {}
+        found = {}
+        for what, look in (
+            ("output", lambda: scene.check_target(outputSegmentation, inputVolume)),
+            ("region", lambda: region is None or scene.region_box(region, inputVolume)),
+        ):
+            try:
+                look()
+            except UNetSegmentError as error:
+                found[what] = str(error)
+        return found
+
+    def targetNote(self, inputVolume, outputSegmentation, names) -> str:
+        """What a user may not expect of writing structures with these names to a segmentation; empty where there is nothing."""
+        return scene.target_note(outputSegmentation, inputVolume, names, _) if inputVolume is not None else ""
+
+    def isOfOtherVolume(self, outputSegmentation, inputVolume) -> bool:
+        """Whether a segmentation holds what was made from another volume than this one."""
+        source = scene.made_from(outputSegmentation)
+        return source is not None and source is not inputVolume
 
     def expectedSeconds(
         self,
@@ -413,6 +445,6 @@ def load_tests(loader, tests, pattern):
     suite = loader.loadTestsFromTestCase(UNetSegmentTest)
     folder = Path(__file__).parent / "Testing" / "Python"
     if str(folder) in [str(Path(entry)) for entry in sys.path]:
-        for name in ("test_scene", "test_module", "test_panel", "test_region", "test_frames"):
+        for name in ("test_scene", "test_module", "test_panel", "test_choices", "test_region", "test_frames"):
             suite.addTests(loader.loadTestsFromName(name))
     return suite

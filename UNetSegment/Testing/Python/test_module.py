@@ -132,6 +132,10 @@ class PanelTest(PanelCase):
     def test_without_a_volume_apply_is_off_and_says_why(self):
         ui = self.panel.ui
         self.assertFalse(ui.applyButton.enabled)
+        self.assertIn("No image is loaded", ui.inputHint1.text)
+        self.assertEqual(ui.applyButton.toolTip, ui.inputHint1.text)
+        add_sample()
+        self.panel.refresh()
         self.assertIn("Choose the T1 volume", ui.inputHint1.text)
         self.assertEqual(ui.applyButton.toolTip, ui.inputHint1.text)
 
@@ -199,11 +203,18 @@ class PanelTest(PanelCase):
 
     def test_a_failure_is_a_sentence_and_the_panel_goes_on(self):
         volume, ui = add_sample(), self.panel.ui
-        volume.GetImageData().GetPointData().Initialize()
         ui.inputSelector1.setCurrentNode(volume)
+        start = self.panel.logic.start
+        self.addCleanup(setattr, self.panel.logic, "start", start)
+
+        def refuse(*arguments, **more):
+            raise InputError("The sentence.")
+
+        self.panel.logic.start = refuse
         ui.applyButton.click()
-        self.assertIn("has no voxels", ui.statusLabel.text)
-        self.assertEqual(ui.applyButton.text, "Apply")
+        self.assertEqual((ui.statusLabel.text, ui.applyButton.text), ("The sentence.", "Apply"))
+        ui.inputSelector1.setCurrentNode(add_sample())  # a sentence goes with what it is about
+        self.assertEqual(ui.statusLabel.text, "")
 
     def test_closing_the_scene_during_a_run(self):
         ui = self.panel.ui

@@ -57,6 +57,10 @@ class Advice:
         """A run says what looks wrong."""
         self._about, self._warnings = self._choices(), tuple(warnings)
 
+    def outdate(self) -> None:
+        """The chosen volumes are not what they were: look at them again."""
+        self._about, self._seen = (), ()
+
     def forget(self) -> None:
         """Look at everything again: a run begins."""
         self._about, self._warnings, self._seen, self._asked = (), (), (), ()
@@ -65,6 +69,11 @@ class Advice:
         """The scene went, and with it what was agreed to about its volumes."""
         self.forget()
         self._agreed.clear()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the present choices cannot be run at all."""
+        return any(each.code in ("refused", "model") for each in self.warnings())
 
     @property
     def is_asking(self) -> bool:

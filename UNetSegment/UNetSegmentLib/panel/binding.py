@@ -19,7 +19,8 @@ CHOICES = (
 
 def fill(ui: Any) -> None:
     """List what there is to choose from, whatever the model."""
-    for label in (*(getattr(ui, f"inputHint{n}") for n in range(1, 5)), ui.modelHint, ui.installHint, ui.statusLabel):
+    hints = (*(getattr(ui, f"inputHint{n}") for n in range(1, 5)), ui.modelHint, ui.outputHint, ui.applyHint)
+    for label in (*hints, ui.installHint, ui.statusLabel):
         label.setMinimumWidth(1)  # else the longest word, such as the name of a DICOM series, would widen the panel
     for text, device in ((_("Automatic"), "auto"), (_("CPU"), "cpu"), (_("GPU (NVIDIA)"), "cuda")):
         ui.deviceSelector.addItem(text, device)
@@ -39,6 +40,9 @@ def show(ui: Any, view: PanelView) -> None:
         hint.setVisible(bool(row.hint))
         selector.enabled = view.inputs_enabled
     ui.modelHint.text = view.model_line
+    for label, words in ((ui.outputHint, view.output_hint), (ui.applyHint, view.apply_hint)):
+        label.text = words
+        label.setVisible(bool(words))
     ui.structuresButton.text = view.structures
     ui.optionsButton.text = view.options
     ui.optionsButton.toolTip = view.options_tip

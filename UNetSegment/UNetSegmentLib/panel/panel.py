@@ -24,6 +24,7 @@ from .dependencies import Dependencies
 from .expected import Expected
 from .paper import Paper
 from .selftest import SelfTest
+from .volumes import Volumes, spread
 
 DEVICE_SETTING = "UNetSegment/Device"
 
@@ -44,6 +45,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._asked: Any = None
         self._ran: Any = None
         self._under: Any = None
+        self._saidOf: tuple | None = None
+        self._volumes = Volumes(self.onNodesChanged)
         self._paper = Paper()
         self.model = ChosenModel(self)
 
@@ -90,6 +93,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._advice is not None:
             self._advice.stop()
             self.dependencies.stop()
+        self._volumes.stop()
         self.model.close()
         self._paper.close()
         self.setParameterNode(None)
@@ -124,14 +128,9 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def initializeParameterNode(self) -> None:
-        """Take this scene's parameters; where no volume is chosen yet, take the first one."""
+        """Take this scene's parameters; where no volume is chosen yet, take one."""
         self.setParameterNode(self.logic.getParameterNode())
-        if not self._parameterNode.input1:
-            volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")  # also label maps and colour images
-            volumes = [
-                v for v in volumes if v.GetClassName() == "vtkMRMLScalarVolumeNode" and not v.GetHideFromEditors()
-            ]
-            self._parameterNode.input1 = volumes[0] if volumes else None
+        self._volumes.suggest(self._parameterNode, self.model.manifest)
         self.refresh()
 
     def setParameterNode(self, inputParameterNode: Any) -> None:
@@ -139,6 +138,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+            self._volumes.stop()
         self._parameterNode = inputParameterNode
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
@@ -186,28 +186,51 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         if self.model.follow(self._parameterNode.model):
             self._warm()
-        manifest = self.model.manifest
+        self._volumes.follow(self._parameterNode, self.inputs(), self.isRunning, self.logic.isOfOtherVolume)
+        manifest, parameters, volume = self.model.manifest, self._parameterNode, self.inputs()[0]
+        if self._saidOf not in (None, self._choices()):
+            self.say("")
+        kept = self._kept()
+        written = [s.name for s in manifest.segments if kept is None or s.value in kept] if manifest else []
         names = [node.GetName() if node else None for node in self.inputs()]
         ran, expected, region = self.ran, self.expected.words(), self.region.GetName() if self.region else ""
         plan = state.plan_line(ran, self.ui.deviceSelector.currentText, expected, region, _)
         view = state.view(
             *(manifest, names, self._run is not None, self.model.problem, plan, _),
             device_tip=state.plan_tip(ran, expected, _),
-            kept=self._kept(),
-            mode=self._parameterNode.mode,
-            folds=self._parameterNode.folds,
+            kept=kept,
+            mode=parameters.mode,
+            folds=parameters.folds,
             warnings=self._advice.warnings(),
             asking=self._advice.is_asking,
+            obstacles={} if self._run else self.logic.obstacles(volume, parameters.outputSegmentation, self.region),
+            output_note="" if self._run else self.logic.targetNote(volume, parameters.outputSegmentation, written),
+            has_volumes=volume is not None or bool(self._volumes.there()),
         )
         binding.show(self.ui, view)
-        frames = self.logic.frames(self.inputs()[0])
+        frames = self.logic.frames(volume)
         self.ui.everyFrameCheckBox.text = _("Every one of the {count} frames").format(count=frames)
         self.ui.everyFrameCheckBox.visible = frames > 1
         self._checklist.show(manifest.segments if manifest else (), self._kept())
         self._cards.refresh(self._run is not None)
 
+    def onNodesChanged(self, came: bool) -> None:
+        """A chosen node is not what it was, or a node came."""
+        if self._parameterNode is None or self._run is not None:
+            return
+        if came:
+            self._volumes.suggest(self._parameterNode, self.model.manifest)
+        self._advice.outdate()
+        self.refresh()
+
+    def _choices(self) -> tuple:
+        nodes = [*self.inputs(), self._parameterNode.outputSegmentation, self._parameterNode.region]
+        return (self.model.name, *(node and node.GetID() for node in nodes), *self.options().values())
+
     def onModelChanged(self, index: int) -> None:
         self._keep("model", self.model.name)
+        if self._parameterNode is not None:
+            self._volumes.suggest(self._parameterNode, self.model.manifest)
 
     def onDeviceChanged(self, index: int) -> None:
         slicer.app.userSettings().setValue(DEVICE_SETTING, self.ui.deviceSelector.currentData)
@@ -242,11 +265,9 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onRegionAdded(self, node: Any) -> None:
         """A new region of interest starts as large as the volume, so that there is something to drag."""
         volume = self.inputs()[0] if self._parameterNode else None
-        bounds = [0.0] * 6
         if node is not None and volume is not None:
-            volume.GetRASBounds(bounds)
-            node.SetCenter([(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
-            node.SetSize([high - low for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
+            spread(node, volume)
+            self.refresh()
 
     def onApplyButton(self, checked: bool = False) -> None:
         """Apply, or while it runs, Cancel."""
@@ -254,7 +275,10 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._cancelRun()
             self.say(_("Stopping"))
             return
-        if not self._advice.agreed():
+        agreed = self._advice.agreed()
+        if self._advice.is_refused:  # said where it belongs
+            return
+        if not agreed:
             self.say(_("This will probably not work: see above. Segment anyway?"))
             self.refresh()
             return
@@ -307,6 +331,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def say(self, words: str) -> None:
         """The line under the Apply button."""
+        self._saidOf = None
         self.ui.statusLabel.text = words
         self.ui.statusLabel.setVisible(bool(words))
 
@@ -354,8 +379,9 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.end()
 
     def end(self) -> None:
-        """Nothing is under way any more."""
+        """Nothing is under way any more; what was said of it goes with the choices it is about."""
         self._run, self.ui.progressBar.visible = None, False
+        self._saidOf = self._choices() if self.isConnected else None
         self.refresh()
 
     def onLog(self, shown: cards.Shown) -> None:

@@ -48,9 +48,11 @@ class PanelView:
     inputs: tuple[InputRow, ...]
     model_line: str
     structures: str
+    output_hint: str
     options: str
     options_tip: str
     apply_text: str
+    apply_hint: str
     apply_enabled: bool
     apply_tip: str
     inputs_enabled: bool
@@ -73,6 +75,9 @@ def view(
     folds: str = "all",
     asking: bool = False,
     device_tip: str = "",
+    obstacles: Mapping[str, str] | None = None,
+    output_note: str = "",
+    has_volumes: bool = True,
 ) -> PanelView:
     """Decide what the panel shows.
 
@@ -89,9 +94,14 @@ def view(
         folds: Which of the model's networks are wanted, as for :class:`Predictor`.
         device_tip: Sentences about ``device``.
         asking: Whether the user was asked if volumes that look quite wrong shall be segmented all the same.
+        obstacles: What about the ``output`` or the ``region`` would stop a run, as a sentence each.
+        output_note: What the user may not expect of writing to the chosen segmentation.
+        has_volumes: Whether the scene has any image to choose.
     """
-    rows, missing = _rows(manifest, chosen, tr)
-    rows = _warned(rows, manifest, warnings)
+    obstacles = obstacles or {}
+    rows, missing = _rows(manifest, chosen, tr, has_volumes)
+    rows = _warned(rows, manifest, [warning for warning in warnings if warning.code != "model"])
+    model_problem = model_problem or next((w.message for w in warnings if w.code == "model"), "")
     problem = model_problem or (tr("Choose a model.") if manifest is None else "")
     if manifest is not None and len(manifest.channels) > MAX_INPUTS:
         problem = tr("This model needs {count} volumes, more than the panel has rows; run it by script.").format(
@@ -99,8 +109,11 @@ def view(
         )
     if not problem and missing:
         problem = missing
-    if not problem and kept is not None and not kept:
-        problem = tr("No structure is chosen; check at least one under Structures.")
+    problem = problem or next((w.message for w in warnings if w.code == "refused"), "") or obstacles.get("output", "")
+    apply_hint = ""
+    if not problem:  # what has no control in sight that it could stand under
+        none = tr("No structure is chosen; check at least one under Structures.")
+        problem = apply_hint = none if kept is not None and not kept else obstacles.get("region", "")
     if running:
         apply_text, tip = tr("Cancel"), tr("Stop; the scene stays as it was.")
     elif asking and not problem:
@@ -110,12 +123,14 @@ def view(
     return PanelView(
         inputs=rows,
         model_line=model_problem or (manifest.summary if manifest else ""),
+        output_hint=obstacles.get("output", "") or output_note,
         options=tr("Options: {device}").format(device=device) if device else tr("Options"),
         options_tip=device_tip,
         structures=structures.title(manifest, kept, tr),
         apply_text=apply_text,
         apply_enabled=running or not problem,
         apply_tip=tip,
+        apply_hint="" if running else apply_hint,
         inputs_enabled=not running,
         can_mirror=manifest is not None and bool(manifest.inference.mirror_axes),
         mode=mode,
@@ -143,7 +158,7 @@ def wanted_folds(manifest: Manifest | None, folds: str) -> str:
 
 
 def _rows(
-    manifest: Manifest | None, chosen: Sequence[str | None], tr: Callable[[str], str]
+    manifest: Manifest | None, chosen: Sequence[str | None], tr: Callable[[str], str], has_volumes: bool
 ) -> tuple[tuple[InputRow, ...], str]:
     channels = manifest.channels[:MAX_INPUTS] if manifest else ()
     rows, first_missing = [], ""
@@ -155,8 +170,13 @@ def _rows(
         label = (channel.title or channel.name) if channel else tr("Volume")
         hint = ""
         if channel is not None and not (index < len(chosen) and chosen[index]):
-            if len(channels) == 1:
+            if not has_volumes:
+                words = tr("No image is loaded; load one first, for example in the DICOM or Sample Data module.")
+                hint = "" if first_missing else words
+            elif len(channels) == 1:
                 hint = tr("Choose the {name} volume to segment.").format(name=channel.name)
+            elif first_missing:
+                hint = tr("Choose the {name} volume.").format(name=channel.name)
             else:
                 names = ", ".join(c.name for c in channels)
                 hint = tr("This model needs {count} volumes: {names}. Choose the {name} volume.").format(

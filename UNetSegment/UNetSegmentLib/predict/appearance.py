@@ -22,12 +22,14 @@ class Appearance:
         steps: Absolute differences between sampled voxels and their next neighbours, along all axes.
         plateau: Share of equal neighbours among those that are neither at the sample's least nor at its greatest value:
             near 1 in a label map, small in an image.
+        is_finite: Whether no sampled voxel was NaN or infinite.
     """
 
     values: np.ndarray
     quantiles: tuple[float, ...]
     steps: np.ndarray
     plateau: float
+    is_finite: bool = True
 
     @classmethod
     def of(cls, array: np.ndarray) -> Appearance:
@@ -35,15 +37,20 @@ class Appearance:
         step = _stride(array.shape)
         thin = array[tuple(slice(min(step // 2, n - 1), None, step) for n in array.shape)]
         values = np.asarray(thin, np.float64).ravel()
-        values = values[np.isfinite(values)]
-        if not values.size:
-            values = np.zeros(1)
+        finite = np.isfinite(values)
+        values = values[finite] if finite.any() else np.zeros(1)
         least, most = values.min(), values.max()
         pairs = [_neighbours(array, step, axis) for axis in range(3)]
         here, there = (np.concatenate(side) for side in zip(*pairs, strict=True))
         inner = (here > least) & (here < most)
         equal = float((here == there)[inner].mean()) if inner.sum() > 50 else 0.0
-        return cls(values, tuple(float(q) for q in np.percentile(values, _PERCENTS)), np.abs(here - there), equal)
+        return cls(
+            values,
+            tuple(float(q) for q in np.percentile(values, _PERCENTS)),
+            np.abs(here - there),
+            equal,
+            bool(finite.all()),
+        )
 
     @property
     def is_constant(self) -> bool:

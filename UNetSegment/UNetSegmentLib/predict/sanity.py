@@ -164,6 +164,10 @@ def _intensities(given: _Input, known: TrainedOn, index: int, elsewhere: bool) -
     """What looks wrong about a channel's intensities, the most telling first. ``elsewhere``: the field of view does not
     fit, so neither will the shares of its intensities."""
     looks = given.looks
+    if not looks.is_finite:  # what ``gather`` says of it when it is run
+        message = f"Volume '{given.name}' has voxels that are NaN or infinite; replace them by a number first."
+        yield InputWarning(given.channel.name, "refused", message)
+        return
     if looks.is_constant:
         value = f"{looks.values[0]:.4g}"
         yield given.warn("constant", f"has the value {value} everywhere, so there is nothing to find in it")

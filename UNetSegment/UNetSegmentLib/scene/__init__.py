@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ..later import names
 from .read import world_volume
 from .region import region_box
+from .target import check_target, made_from, target_note
 
 if TYPE_CHECKING:
     from .frames import FrameRun, frame_count
@@ -15,9 +16,12 @@ __all__ = [
     "FrameRun",
     "Result",
     "Run",
+    "check_target",
     "frame_count",
     "kept_labels",
+    "made_from",
     "region_box",
+    "target_note",
     "world_volume",
     "write_segmentation",
 ]

@@ -36,8 +36,9 @@ def world_volume(node: Any) -> Volume:
             "convert it with the Vector to Scalar Volume module first."
         )
     array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+    parent = parent_matrix(node)
     try:
-        grid = Grid(array.shape[::-1], local_matrix(node)).transformed(parent_matrix(node))
+        grid = Grid(array.shape[::-1], local_matrix(node)).transformed(parent)
     except InputError as error:
         raise InputError(f"Volume '{name}': {error}") from None
     return Volume(array.transpose(2, 1, 0)[None], grid, (name,))

@@ -18,7 +18,8 @@ from ..predict.reports import InputWarning
 from ..volume import LabelMap
 from ..worker import Outcome, Worker
 from .read import world_volume
-from .write import check_target, discard, new_layer, write_segmentation
+from .target import check_target
+from .write import discard, new_layer, write_segmentation
 
 GROWING = 20
 """A new segmentation is shown while it is being filled, unless it has more structures than this."""

@@ -10,9 +10,9 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from ..errors import OutputError
 from ..labels import Label
 from ..volume import LabelMap
+from .target import binary, check_target, find_segment, is_completed
 
 LABEL_TAG = "UNetSegment.Label"
 ATTRIBUTE = "UNetSegment."
@@ -98,26 +98,6 @@ def discard(node: Any) -> None:
         scene.RemoveNode(node)
 
 
-def check_target(node: Any, reference: Any) -> None:
-    """Refuse a segmentation node that a result for ``reference`` cannot be written to; None is a new one.
-
-    Raises:
-        OutputError: It is under another transform, or its segments hold no labelmaps.
-    """
-    if node is None or node.GetSegmentation().GetNumberOfSegments() == 0:
-        return
-    if node.GetTransformNodeID() != reference.GetTransformNodeID():
-        raise OutputError(
-            f"Segmentation '{node.GetName()}' is under another transform than volume '{reference.GetName()}'; "
-            "choose a new segmentation, or put both under the same transform."
-        )
-    if node.GetSegmentation().GetSourceRepresentationName() != _binary():
-        raise OutputError(
-            f"Segmentation '{node.GetName()}' is stored as surfaces, not as labelmaps; choose a new segmentation, "
-            "or make binary labelmap its source representation in the Segmentations module."
-        )
-
-
 def new_layer(reference: Any, segments: int) -> tuple[Any, np.ndarray]:
     """An empty labelmap layer in the reference volume's own frame, and its voxels to fill, (k, j, i).
 
@@ -145,25 +125,25 @@ def _put(
     Returns:
         The layer and value that a segment had before, or None.
     """
-    segment_id = _find(segmentation, label.name)
+    segment_id = find_segment(segmentation, label.name)
     if segment_id is not None:
         segment = segmentation.GetSegment(segment_id)
-        if _is_completed(segment):
+        if is_completed(segment):
             return None
-        before = segment.GetRepresentation(_binary()), segment.GetLabelValue()
+        before = segment.GetRepresentation(binary()), segment.GetLabelValue()
         if before[0] is layer and before[1] == voxel_value:  # shown while it was being filled
             segment.SetTag(LABEL_TAG, str(label.value))
             return None
 
         def restore() -> None:
             segment.SetLabelValue(before[1])
-            segment.AddRepresentation(_binary(), before[0])
+            segment.AddRepresentation(binary(), before[0])
 
         undo.append(restore)
         segment.RemoveRepresentation(_surface())
         segment.SetTag(LABEL_TAG, str(label.value))
         segment.SetLabelValue(voxel_value)
-        segment.AddRepresentation(_binary(), layer)
+        segment.AddRepresentation(binary(), layer)
         return before
     segment = slicer.vtkSegment()
     segment.SetName(label.name)
@@ -174,7 +154,7 @@ def _put(
     if label.terminology is not None:
         segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), label.terminology.serialized())
     segment.SetLabelValue(voxel_value)
-    segment.AddRepresentation(_binary(), layer)
+    segment.AddRepresentation(binary(), layer)
     new_id = segmentation.GenerateUniqueSegmentID(f"Segment_{label.value}")
     segmentation.AddSegment(segment, new_id)
     undo.append(lambda: segmentation.RemoveSegment(new_id))
@@ -185,7 +165,7 @@ def _clear_left(segmentation: Any, left: list[tuple[Any, int]]) -> None:
     """Remove the voxels that replaced segments left in layers which other segments still use."""
     used = [segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments())]
     for layer in {id(layer): layer for layer, _ in left if layer is not None}.values():
-        if layer.GetPointData().GetScalars() is None or all(s.GetRepresentation(_binary()) is not layer for s in used):
+        if layer.GetPointData().GetScalars() is None or all(s.GetRepresentation(binary()) is not layer for s in used):
             continue
         voxels = vtk_to_numpy(layer.GetPointData().GetScalars())
         voxels[np.isin(voxels, [value for other, value in left if other is layer])] = 0
@@ -193,26 +173,8 @@ def _clear_left(segmentation: Any, left: list[tuple[Any, int]]) -> None:
         layer.Modified()
 
 
-def _is_completed(segment: Any) -> bool:
-    """Whether the user marked a segment as completed."""
-    text = vtk.reference("")
-    found = segment.GetTag("Segmentation.Status", text)
-    return bool(found) and str(text) == "completed"
-
-
-def _binary() -> str:
-    return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-
-
 def _surface() -> str:
     return slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
-
-
-def _find(segmentation: Any, name: str) -> str | None:
-    for index in range(segmentation.GetNumberOfSegments()):
-        if segmentation.GetNthSegment(index).GetName() == name:
-            return segmentation.GetNthSegmentID(index)
-    return None
 
 
 def _place_beside(node: Any, reference: Any, scene: Any, created: bool) -> None:

@@ -1,0 +1,192 @@
+"""What the panel makes of the nodes that are chosen in it. Runs in Slicer and on the stand-in host."""
+
+import dataclasses
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import slicer
+import vtk
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wherever they are started from
+from panel_case import PanelCase, add_sample, module, segment_names, setUpModule  # noqa: E402, F401
+from UNetSegmentLib import package  # noqa: E402
+
+
+def warp():
+    """A transform that is not linear."""
+    points = ((0, 0, 0), (50, 0, 0), (0, 50, 0), (0, 0, 50), (9, 9, 9))
+    here, there = vtk.vtkPoints(), vtk.vtkPoints()
+    for x, y, z in points:
+        here.InsertNextPoint(x, y, z)
+        there.InsertNextPoint(x, y + x * z / 50, z + (x == 9))
+    spline = vtk.vtkThinPlateSplineTransform()
+    spline.SetSourceLandmarks(here)
+    spline.SetTargetLandmarks(there)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "warp")
+    node.SetAndObserveTransformToParent(spline)
+    return node
+
+
+def add(name, **channels):
+    return slicer.util.addVolumeFromArray(np.zeros((3, 3, 3), np.int16), name=name, **channels)
+
+
+class InputsTest(PanelCase):
+    def test_a_volume_that_comes_is_taken_where_none_was_there(self):
+        ui = self.panel.ui
+        self.assertIn("No image is loaded", ui.inputHint1.text)
+        slicer.util.addVolumeFromArray(np.zeros((3, 3, 3), np.int16), nodeClassName="vtkMRMLLabelMapVolumeNode")
+        volume = add_sample()
+        self.wait_for(lambda: ui.inputSelector1.currentNode() is volume, 5)
+        add_sample()
+        self.wait_for(lambda: not self.panel._volumes._timer.isActive(), 5)
+        self.assertIs(ui.inputSelector1.currentNode(), volume)  # what is chosen stays
+
+    def test_the_volumes_of_a_model_with_several_inputs_are_guessed_by_name(self):
+        panel, ui = self.panel, self.panel.ui
+        flair, first, second = add("5: t2_tirm_FLAIR_tra"), add("2: t1_mprage_sag"), add("4: t2_tse_cor")
+        add("7: t1_mprage_sag post contrast")
+        panel.initializeParameterNode()
+        self.assertIs(ui.inputSelector1.currentNode(), flair)  # the first one
+        name = ui.modelSelector.currentData
+        manifest, problem = panel.model.known[name]
+        channels = [dataclasses.replace(manifest.channels[0], name=n, title="") for n in ("T1", "T2", "FLAIR", "CT")]
+        panel.model.known[name] = (dataclasses.replace(manifest, channels=tuple(channels)), problem)
+        self.addCleanup(panel.model.known.__setitem__, name, (manifest, problem))
+        panel.onModelChanged(0)
+        self.assertEqual([node and node.GetName() for node in panel.inputs()[:3]],
+                         [node.GetName() for node in (first, second, flair)])  # fmt: skip
+        self.assertIsNone(panel.inputs()[3])
+        ui.inputSelector2.setCurrentNode(flair)  # the user's own choice stays
+        panel.initializeParameterNode()
+        self.assertIs(panel.inputs()[1], flair)
+
+    def test_what_cannot_be_run_is_said_before_and_comes_back_when_it_is_mended(self):
+        ui, volume = self.panel.ui, add_sample()
+        ui.inputSelector1.setCurrentNode(volume)
+        self.assertTrue(ui.applyButton.enabled)
+        volume.SetAndObserveTransformNodeID(warp().GetID())
+        self.wait_for(lambda: not ui.applyButton.enabled, 5)
+        self.assertTrue(ui.inputHint1.text.startswith(f"Volume '{volume.GetName()}' is under the non-linear transform"))
+        self.assertEqual(ui.applyButton.toolTip, ui.inputHint1.text)
+        volume.SetAndObserveTransformNodeID(None)
+        self.wait_for(lambda: ui.applyButton.enabled, 5)
+        self.assertEqual(ui.inputHint1.text, "")
+        self.assertEqual(self.worker.asked, [])
+
+    def test_who_clicks_faster_than_the_panel_looks_is_told_too(self):
+        ui = self.panel.ui
+        empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+        ui.inputSelector1.setCurrentNode(empty)
+        ui.applyButton.click()
+        self.assertIn("'empty' has no voxels", ui.inputHint1.text)
+        self.assertFalse(ui.applyButton.enabled)
+        self.assertEqual(ui.statusLabel.text, "")
+
+    def test_voxels_that_are_no_numbers_are_seen_before(self):
+        ui = self.panel.ui
+        array = np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32)
+        array[:10] = np.nan
+        ui.inputSelector1.setCurrentNode(slicer.util.addVolumeFromArray(array, name="holes"))
+        self.wait_for(lambda: not ui.applyButton.enabled, 5)
+        self.assertIn("'holes' has voxels that are NaN", ui.inputHint1.text)
+
+    def test_a_model_that_is_deleted_meanwhile(self):
+        panel, ui = self.panel, self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        folder = Path(tempfile.mkdtemp()) / "brief"
+        self.addCleanup(shutil.rmtree, folder.parent)
+        shutil.copytree(package.load(module().DEFAULT_MODEL).root, folder)
+        manifest = package.load(folder).manifest
+        panel.model.known[str(folder)] = (manifest, "")
+        ui.modelSelector.addItem("Brief", str(folder))
+        self.addCleanup(panel.model.fill)
+        ui.modelSelector.setCurrentIndex(ui.modelSelector.count - 1)
+        shutil.rmtree(folder)
+        ui.applyButton.click()
+        self.assertIn("brief", ui.modelHint.text)
+        self.assertIn("There is no model", ui.modelHint.text)
+        self.assertFalse(ui.applyButton.enabled)
+        ui.modelSelector.setCurrentIndex(0)
+        self.assertTrue(ui.applyButton.enabled)
+
+
+class OutputTest(PanelCase):
+    def apply(self):
+        self.panel.ui.applyButton.click()
+        self.finish()
+        return self.panel.ui.outputSelector.currentNode()
+
+    def test_the_next_volume_gets_a_segmentation_of_its_own(self):
+        ui, first, second = self.panel.ui, add_sample(), add_sample()
+        ui.inputSelector1.setCurrentNode(first)
+        node = self.apply()
+        self.assertIs(self.apply(), node)  # the same volume again: its result is replaced
+        self.assertEqual(ui.outputHint.text, "")
+        ui.inputSelector1.setCurrentNode(second)
+        self.assertIsNone(ui.outputSelector.currentNode())
+        other = self.apply()
+        self.assertIsNot(other, node)
+        ui.outputSelector.setCurrentNode(node)  # who wants it so may have it so, and is told
+        self.assertIn(f"made from '{first.GetName()}'", ui.outputHint.text)
+        self.assertTrue(ui.applyButton.enabled)
+        ui.outputSelector.setCurrentNode(other)
+        self.panel.exit()
+        self.panel.enter()
+        self.assertIs(ui.outputSelector.currentNode(), other)
+
+    def test_an_empty_segmentation_stays_chosen(self):
+        ui, first, second = self.panel.ui, add_sample(), add_sample()
+        mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+        ui.inputSelector1.setCurrentNode(first)
+        ui.outputSelector.setCurrentNode(mine)
+        ui.inputSelector1.setCurrentNode(second)
+        self.assertIs(ui.outputSelector.currentNode(), mine)
+
+    def test_what_cannot_be_written_to_is_said_before(self):
+        ui = self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        node = self.apply()
+        parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "parent")
+        node.SetAndObserveTransformNodeID(parent.GetID())
+        self.wait_for(lambda: not ui.applyButton.enabled, 5)
+        self.assertIn("is under another transform", ui.outputHint.text)
+        self.assertEqual(ui.applyButton.toolTip, ui.outputHint.text)
+        ui.outputSelector.setCurrentNode(None)
+        self.assertTrue(ui.applyButton.enabled)
+
+    def test_completed_segments_are_named(self):
+        ui = self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        node = self.apply()
+        node.GetSegmentation().GetNthSegment(0).SetTag("Segmentation.Status", "completed")
+        self.wait_for(lambda: ui.outputHint.text, 5)
+        self.assertEqual(ui.outputHint.text, f"Marked as completed, stays as it is: {segment_names(node)[0]}.")
+
+    def test_a_region_that_misses_the_volume_is_said_under_apply(self):
+        ui, volume = self.panel.ui, add_sample()
+        ui.inputSelector1.setCurrentNode(volume)
+        region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+        ui.regionSelector.setCurrentNode(region)
+        self.assertIn("'box' is not placed yet", ui.applyHint.text)
+        self.assertEqual(ui.applyButton.toolTip, ui.applyHint.text)
+        region.SetCenter([5000.0, 0.0, 0.0])
+        region.SetSize([10.0, 10.0, 10.0])
+        self.wait_for(lambda: "does not touch" in ui.applyHint.text, 5)
+        self.assertFalse(ui.applyButton.enabled)
+        bounds = [0.0] * 6
+        volume.GetRASBounds(bounds)
+        region.SetCenter([sum(bounds[:2]) / 2, sum(bounds[2:4]) / 2, sum(bounds[4:]) / 2])
+        self.wait_for(lambda: ui.applyButton.enabled, 5)
+        self.assertTrue(ui.applyHint.isHidden())
+
+    def test_no_structure_is_said_in_sight(self):
+        ui = self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.structuresNoneButton.click()
+        self.assertIn("No structure is chosen", ui.applyHint.text)
+        ui.structuresAllButton.click()
+        self.assertEqual(ui.applyHint.text, "")

@@ -1,0 +1,132 @@
+"""The nodes chosen in the panel: volumes that are taken by themselves, and a fresh look whenever a chosen node changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.util import VTKObservationMixin
+
+from ..package import Manifest
+from .guess import guess
+
+DELAY_MS = 200
+"""A node must rest this long before it is looked at again."""
+
+
+class Volumes(VTKObservationMixin):
+    """Looks after the chosen nodes of a panel.
+
+    Args:
+        changed: Called shortly after a chosen node changed, or a node came that may be chosen: with whether one came.
+    """
+
+    def __init__(self, changed: Callable[[bool], None]) -> None:
+        VTKObservationMixin.__init__(self)
+        self._changed = changed
+        self._nodes: list[Any] | None = None
+        self._taken: Any = None
+        self._volume: Any = None
+        self._came = False
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(DELAY_MS)
+        self._timer.connect("timeout()", self._onTimer)
+
+    def there(self) -> list[Any]:
+        """The scalar volumes of the scene that can be chosen: no label maps, no colour images."""
+        nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        return [
+            node for node in nodes if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors()
+        ]
+
+    def suggest(self, parameters: Any, manifest: Manifest | None) -> None:
+        """Take volumes for the inputs of a model that have none: by their names, else the first one for the first input.
+
+        What the user chose stays; what was taken by itself makes way where names tell better.
+        """
+        channels = manifest.channels[:4] if manifest is not None else ()
+        inputs = [f"input{n}" for n in range(1, max(len(channels), 1) + 1)]
+        chosen = [getattr(parameters, name) for name in inputs]
+        if len(channels) > 1 and None in chosen:
+            nodes = self.there()
+            names = [f"{channel.name} {channel.title}" for channel in channels]
+            found = [None if at is None else nodes[at] for at in guess(names, [node.GetName() for node in nodes])]
+            for at, (name, node) in enumerate(zip(inputs, found, strict=True)):
+                free = chosen[at] is None or (at == 0 and chosen[at] is self._taken)
+                others = [each for k, each in enumerate(chosen) if k != at and not (k == 0 and each is self._taken)]
+                if node is not None and free and node is not chosen[at] and node not in others:
+                    setattr(parameters, name, node)
+                    chosen[at] = node
+        elif chosen[0] is None and (nodes := self.there()):
+            self._taken = parameters.input1 = nodes[0]
+
+    def follow(
+        self, parameters: Any, inputs: list[Any], running: bool, is_of_other: Callable[[Any, Any], bool]
+    ) -> None:
+        """Watch what is chosen now; where another volume was chosen, what was made from the one before is let go, so that
+        it is not overwritten: the result then goes to a new segmentation.
+
+        Args:
+            parameters: The parameter node.
+            inputs: The chosen volume nodes; None where none is chosen.
+            running: Whether a run is under way, which changes no choices.
+            is_of_other: Tells of a segmentation whether it was made from another volume than this one.
+        """
+        self._watch([*inputs, parameters.outputSegmentation, parameters.region])
+        before, self._volume = self._volume, inputs[0] or self._volume
+        changed = before is not None and before is not self._volume and not running
+        if changed and is_of_other(parameters.outputSegmentation, inputs[0]):
+            parameters.outputSegmentation = None
+
+    def _watch(self, nodes: list[Any]) -> None:
+        """From now on look again whenever one of these nodes changes, or a node comes into the scene."""
+        nodes = list(dict.fromkeys(node for node in nodes if node is not None))
+        if nodes == self._nodes:
+            return
+        self.removeObservers()
+        self._nodes = nodes
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self._onCame)
+        for node in nodes:
+            for event in _events(node):
+                self.addObserver(node, event, self._onChange)
+
+    def stop(self) -> None:
+        """Watch nothing any more."""
+        self._timer.stop()
+        self.removeObservers()
+        self._nodes = self._volume = None
+
+    def _onCame(self, caller: Any, event: Any) -> None:
+        self._came = True
+        self._timer.start()
+
+    def _onChange(self, caller: Any, event: Any) -> None:
+        self._timer.start()
+
+    def _onTimer(self) -> None:
+        came, self._came = self._came, False
+        self._changed(came)
+
+
+def spread(region: Any, volume: Any) -> None:
+    """Make a region of interest as large as a volume."""
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    region.SetCenter([(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
+    region.SetSize([high - low for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
+
+
+def _events(node: Any) -> list[int]:
+    """What tells that a node looks another way to a run."""
+    events = [vtk.vtkCommand.ModifiedEvent, slicer.vtkMRMLTransformableNode.TransformModifiedEvent]
+    if node.IsA("vtkMRMLVolumeNode"):
+        events.append(slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent)
+    if node.IsA("vtkMRMLMarkupsNode"):
+        events.append(slicer.vtkMRMLMarkupsNode.PointModifiedEvent)
+    if node.IsA("vtkMRMLSegmentationNode"):
+        events.append(slicer.vtkSegmentation.SegmentModified)
+    return events
