@@ -73,7 +73,7 @@ class Advice:
     @property
     def is_refused(self) -> bool:
         """Whether the present choices cannot be run at all."""
-        return any(each.code in ("refused", "model") for each in self.warnings())
+        return any(each.stops for each in self.warnings())
 
     @property
     def is_asking(self) -> bool:

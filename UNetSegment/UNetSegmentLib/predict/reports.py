@@ -9,6 +9,8 @@ SEVERE = frozenset(
     + ("ct_inverted", "field_of_view_large", "spacing", "same_image", "swapped")
 )
 """Codes of what makes a result meaningless, or a run long for nothing: a person should have read it before."""
+STOPS = frozenset({"refused", "model"})
+"""Codes of what a run would end with: because of an input, or of the model."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class InputWarning:
     def is_severe(self) -> bool:
         """Whether the result probably means nothing."""
         return self.code in SEVERE
+
+    @property
+    def stops(self) -> bool:
+        """Whether a run would end with it."""
+        return self.code in STOPS
 
     def to_dict(self) -> dict[str, str]:
         """For JSON: ``{"channel": ..., "code": ..., "message": ...}``."""
