@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from synthetic.catalogs import write
 from synthetic.server import serve
 from UNetSegmentLib import cli
 from UNetSegmentLib.errors import DownloadError, PackageError, UNetSegmentError
@@ -28,14 +29,6 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 def good(**changes: Any) -> dict[str, Any]:
     return copy.deepcopy(next(item for item in RAW["models"] if item["kind"] == "monai-bundle")) | changes
-
-
-def write(path: Path, *models: Any, **changes: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"catalog_version": "1.0", "title": "Clinic", "models": list(models)} | changes), "utf-8"
-    )
-    return path
 
 
 def test_ours_is_sound() -> None:

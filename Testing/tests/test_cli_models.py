@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic import catalogs
 from synthetic.server import serve
 from synthetic.zips import model, zipped
 from UNetSegmentLib import cli, io
@@ -34,22 +35,8 @@ class Run:
 
 
 def catalog(path: Path, url: str, **download: object) -> Path:
-    entry = {
-        "name": "synthetic",
-        "version": "1.0.0",
-        "title": "Synthetic",
-        "kind": "unetsegment",
-        "task": "Things for tests",
-        "modality": ["MR"],
-        "channels": ["T1"],
-        "labels": ["Dim structure"],
-        "size": None,
-        "licence": {"name": "CC0-1.0", "clinical_use": False, "commercial_use": None},
-        "seconds": {"cpu": 2.5, "gpu": 0.5, "on": "a test computer"},
-        "download": {"url": url, "sha256": None, **download},
-    }
-    path.write_text(json.dumps({"catalog_version": "1.0", "title": "Clinic", "models": [entry]}), "utf-8")
-    return path
+    speed = {"cpu": 2.5, "gpu": 0.5, "on": "a test computer"}
+    return catalogs.write(path, catalogs.entry(url, task="Things for tests", seconds=speed, download=download))
 
 
 def test_the_life_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

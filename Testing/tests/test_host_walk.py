@@ -11,6 +11,7 @@ import host
 import pytest
 import slicer
 from host import pythonqt
+from synthetic import catalogs
 from synthetic.server import serve
 
 ROOT = Path(__file__).parents[2]
@@ -87,16 +88,14 @@ def offered(tmp_path):
     manifest.write_text(manifest.read_text("utf-8").replace('"hippocampus-mr-t1"', '"offered"'), "utf-8")
     zipped = Path(shutil.make_archive(str(tmp_path / "offered"), "zip", copy.parent, "offered")).read_bytes()
     place = Path(os.environ["UNETSEGMENT_CACHE"]) / "catalogs" / "ours.json"
-    place.parent.mkdir(parents=True, exist_ok=True)
     with serve(zipped) as server:
-        entry = {
-            **{"name": "offered", "version": "1.0.0", "title": "Offered hippocampus", "kind": "unetsegment"},
-            **{"task": "Hippocampus", "anatomy": ["Hippocampus"], "modality": ["MR"], "channels": ["T1"]},
+        entry = catalogs.entry(
+            server.url,
+            **{"name": "offered", "title": "Offered hippocampus", "task": "Hippocampus", "anatomy": ["Hippocampus"]},
             **{"labels": ["Anterior"], "size": len(zipped)},
-            "licence": {"name": "CC0-1.0", "clinical_use": None, "commercial_use": True},
-            "download": {"url": server.url, "sha256": hashlib.sha256(zipped).hexdigest()},
-        }
-        place.write_text(json.dumps({"catalog_version": "1.0", "title": "Ours", "models": [entry]}), "utf-8")
+            download={"sha256": hashlib.sha256(zipped).hexdigest()},
+        )
+        catalogs.write(place, entry, title="Ours")
         yield server, zipped
     place.unlink()
 

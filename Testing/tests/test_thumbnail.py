@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import shutil
 import struct
 import zlib
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic import catalogs
 from synthetic.server import serve
 from UNetSegmentLib import cli, package
 from UNetSegmentLib.errors import DownloadError, OutputError, PackageError
@@ -40,14 +40,8 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 def entry(tmp_path, told, cut=None):
     """A catalog's entry with this ``thumbnail``, read as the module reads it."""
-    raw = {
-        **{"name": "some", "version": "1.0.0", "title": "Some", "kind": "unetsegment", "task": "x", "modality": ["MR"]},
-        **{"channels": ["T1"], "labels": ["a", "b"], "size": None, "thumbnail": told},
-        "licence": {"name": "CC0-1.0", "clinical_use": None, "commercial_use": True},
-        "download": {"url": "https://example.org/some.zip", "sha256": None},
-    }
-    path = tmp_path / "catalog.json"
-    path.write_text(json.dumps({"catalog_version": "1.0", "title": "Ours", "models": [raw]}), "utf-8")
+    raw = catalogs.entry("https://example.org/some.zip", name="some", labels=["a", "b"], thumbnail=told)
+    path = catalogs.write(tmp_path / "catalog.json", raw)
     entries, refused = catalog.read(path)
     return (entries or refused)[0]
 
