@@ -2,12 +2,10 @@
 
 import hashlib
 import logging
-import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
-import qt
 import slicer
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
@@ -19,16 +17,13 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
 )
 from UNetSegmentLib import package, predict, scene
-from UNetSegmentLib.errors import InputError, UNetSegmentError
+from UNetSegmentLib.errors import UNetSegmentError
 from UNetSegmentLib.panel import hierarchy
+from UNetSegmentLib.panel.background import Background
 from UNetSegmentLib.panel.panel import Panel
 from UNetSegmentLib.volume import LabelMap
 
-if TYPE_CHECKING:
-    from UNetSegmentLib.worker import Worker
-
 DEFAULT_MODEL = "hippocampus-mr-t1"
-POLL_MS = 30
 SAMPLE = "hippocampus/hippocampus_084_image.nii.gz"
 
 
@@ -119,7 +114,7 @@ class UNetSegmentWidget(Panel):
         return (io.read_volume(path), io.read_labelmap(expert).array) if path and expert.is_file() else None
 
 
-class UNetSegmentLogic(ScriptedLoadableModuleLogic):
+class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
     """Segmentation of volume nodes, for the panel and for scripts::
 
     logic = slicer.util.getModuleLogic("UNetSegment")
@@ -130,10 +125,8 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         """``engine(package, device, mode, mirror, folds)`` makes a predictor instead of :class:`predict.Predictor`, ``worker`` runs
         in the background; tests may give their own."""
         ScriptedLoadableModuleLogic.__init__(self)
+        Background.__init__(self, worker)
         self._engine = engine
-        self._worker = worker
-        self._polling = False
-        self._timer = None
         self._ready = (None, None)
         self.lastResult = None
         self.lastOutcome = None
@@ -184,9 +177,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
         volume = predict.gather([scene.world_volume(node) for node in nodes], loaded.manifest)
         inside = {} if region is None else {"region": scene.region_box(region, nodes[0])}
         result = self._predictor(loaded, device, mode, mirror, folds).predict(volume, progress, cancel, **inside)
-        for node in (*nodes, outputSegmentation):
-            if node is not None and node.GetScene() is None:
-                raise InputError(f"'{node.GetName()}' was removed while it was being segmented; nothing was written.")
+        scene.check_present(*nodes, outputSegmentation)
         name = f"{nodes[0].GetName()} {loaded.manifest.title}"
         kept = LabelMap(result.labels.array, result.labels.grid, labels) if keep is not None else result.labels
         written = scene.write_segmentation(kept, nodes[0], outputSegmentation, name, result.provenance, show3D)
@@ -343,66 +334,6 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic):
             return speeds.expected(manifest, self._asked(device, mode, mirror, folds), grid, box, ran)
         except UNetSegmentError:
             return None
-
-    def worker(self) -> "Worker":
-        """The process that runs models; it starts with the first request."""
-        from UNetSegmentLib.worker import Worker
-
-        if self._worker is None:
-            self._worker = Worker([shutil.which("PythonSlicer") or sys.executable])
-        return self._worker
-
-    def watch(self) -> None:
-        """Poll by a timer for as long as the worker has something to do."""
-        if self._timer is None:
-            self._timer = qt.QTimer()
-            self._timer.setInterval(POLL_MS)
-            self._timer.connect("timeout()", self.onTimer)
-        self._timer.start()
-
-    def onTimer(self) -> None:
-        """Take what the worker reports; asleep while there is nothing to wait for."""
-        self.poll()
-        if not self.isBusy():
-            self._timer.stop()
-
-    def poll(self) -> None:
-        """Call what waits for the worker's reports; does nothing when called from within one of them."""
-        if self._worker is None or self._polling:
-            return
-        self._polling = True
-        try:
-            self._worker.poll()
-        finally:
-            self._polling = False
-
-    def isBusy(self) -> bool:
-        """Whether the worker has something to do."""
-        return self._worker is not None and self._worker.is_busy
-
-    def moveInside(self) -> bool:
-        """Where no worker ever started on this computer: run models in a thread of this process from now on.
-
-        Returns:
-            Whether that is new.
-        """
-        from UNetSegmentLib.worker import Worker
-
-        if self._worker is None or self._worker.has_answered or self._worker.is_alive or self._worker.is_inside:
-            return False
-        self._worker = Worker(inside=True)
-        return True
-
-    def log(self) -> list:
-        """The last lines of the worker's log."""
-        return list(self._worker.lines) if self._worker is not None else []
-
-    def stop(self) -> None:
-        """End the worker."""
-        if self._timer is not None:
-            self._timer.stop()
-        if self._worker is not None:
-            self._worker.stop()
 
     @staticmethod
     def _asked(device: str, mode: str, mirror: Optional[bool], folds: str) -> dict:

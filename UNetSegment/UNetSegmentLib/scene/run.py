@@ -18,7 +18,7 @@ from ..predict.reports import InputWarning
 from ..volume import LabelMap
 from ..worker import Outcome, Worker
 from .read import world_volume
-from .target import check_target
+from .target import check_present, check_target
 from .write import discard, new_layer, write_segmentation
 
 GROWING = 20
@@ -175,10 +175,7 @@ class Run:
 
     def _write(self, outcome: Outcome) -> None:
         try:
-            for node in (*self._nodes, self._target, self._grown):
-                if node is not None and node.GetScene() is None:
-                    words = f"'{node.GetName()}' was removed while it was being segmented; nothing was written."
-                    raise InputError(words)
+            check_present(*self._nodes, self._target, self._grown)
             if self._grown is not None:
                 self._redraw()
             target = self._target if self._grown is None else self._grown

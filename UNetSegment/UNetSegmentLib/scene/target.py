@@ -8,7 +8,7 @@ from typing import Any
 import slicer
 import vtk
 
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 
 
 def check_target(node: Any, reference: Any) -> None:
@@ -29,6 +29,17 @@ def check_target(node: Any, reference: Any) -> None:
             f"Segmentation '{node.GetName()}' is stored as surfaces, not as labelmaps; choose a new segmentation, "
             "or make binary labelmap its source representation in the Segmentations module."
         )
+
+
+def check_present(*nodes: Any) -> None:
+    """Refuse to write where a node of a run is no longer in a scene; None stands for one that there never was.
+
+    Raises:
+        InputError: One was removed.
+    """
+    for node in nodes:
+        if node is not None and node.GetScene() is None:
+            raise InputError(f"'{node.GetName()}' was removed while it was being segmented; nothing was written.")
 
 
 def made_from(node: Any) -> Any:
