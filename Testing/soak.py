@@ -3,7 +3,7 @@
 Apply is clicked on the stand-in host, with the real worker. Then the run is cancelled, the worker's process tree is killed, the
 scene is closed, a node is deleted, another module is opened, the module is reloaded, or the application ends. After each: the
 panel is usable, no node is lost or half-written, and what is written is right to the voxel. At the end: no process and no shared
-memory is left, and memory did not grow.
+memory is left, and memory did not grow. Attacks that come when the run is over are tried again: those of the plan hit one in flight.
 """
 
 from __future__ import annotations
@@ -44,6 +44,12 @@ PLAN = {
 EXITS = 6
 
 
+HANDOVER = 0.25
+"""Part of the attacks that come before the first report of a run."""
+LATEST = 0.8
+"""Part of the progress bar up to which the others come: a report that there is no more to do is the last."""
+
+
 class Soak:
     """The panel under attack.
 
@@ -68,7 +74,7 @@ class Soak:
         self.names = shared_names(os.getpid())
         host.load_module(ROOT / "UNetSegment" / "UNetSegment.py")
         self.panel.enter()
-        self._usual = 0.5
+        self._usual = 0.5  # seconds of a run
         self.ends: collections.Counter[tuple[str, str]] = collections.Counter()
 
     @property
@@ -84,8 +90,11 @@ class Soak:
             time.sleep(0.002)
         return bool(until())
 
-    def round(self, attack: str) -> None:
+    def round(self, attack: str) -> bool:
         """Apply, attack at a random moment, and look at what is left.
+
+        Returns:
+            Whether the run was in flight then.
 
         Raises:
             AssertionError: Something is not as it should be.
@@ -93,35 +102,55 @@ class Soak:
         slicer, panel = self._slicer, self.panel
         volume, kept, target = self._scene()
         before = self._nodes()
-        panel.ui.inputSelector1.setCurrentNode(volume)
-        panel.ui.modelSelector.setCurrentIndex(panel.ui.modelSelector.findData("soaked"))
-        panel.ui.outputSelector.setCurrentNode(target)
-        assert panel.ui.applyButton.enabled and panel.ui.applyButton.text == "Apply", panel.ui.applyButton.text
         expected = labels_of(slicer.util.arrayFromVolume(volume))
         began = time.monotonic()
-        for _ in range(2):  # where it asks whether the warning is meant to be passed over, after a while
-            if panel._run is None:
-                panel.ui.applyButton.click()
-                self.live(lambda: panel._run is not None, 1.0)
-        assert panel._run is not None, panel.ui.statusLabel.text
+        self.apply(volume, target)
         if attack == "let it finish":
             assert self.live(lambda: panel._run is None, 120)
             self._usual = 0.8 * self._usual + 0.2 * (time.monotonic() - began)
         else:
-            self.live(lambda: panel._run is None, self._random.uniform(0, 1.2 * self._usual))
+            self.to_a_moment()
+        hit = panel._run is not None or attack == "let it finish"
         gone = self._attack(attack, volume)
         panel = self.panel
         assert self.live(lambda: panel._run is None, 120), f"still running after '{attack}'"
         words = panel.ui.statusLabel.text
         if attack == "close the scene":
-            self.ends[attack, "closed"] += 1
+            self._ended(attack, hit, "closed")
             assert not self._nodes() - before and not slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
         else:
-            self._look(attack, words, before - gone, kept, target, expected)
+            end = self._look(attack, words, before - gone, kept, target, expected)
+            self._ended(attack, hit, end)
         assert not self._errors, self._errors
+        return hit
 
-    def _look(self, attack: str, words: str, before: set, kept: Any, target: Any, expected: np.ndarray) -> None:
-        """Either a whole result, or a scene as it was."""
+    def _ended(self, attack: str, hit: bool, end: str) -> None:
+        self.ends[attack if hit else f"{attack}, too late", end] += 1
+
+    def apply(self, volume: Any, target: Any) -> None:
+        """Press the button, and see the run begin."""
+        ui, panel = self.panel.ui, self.panel
+        ui.inputSelector1.setCurrentNode(volume)
+        ui.modelSelector.setCurrentIndex(ui.modelSelector.findData("soaked"))
+        ui.outputSelector.setCurrentNode(target)
+        assert ui.applyButton.enabled and ui.applyButton.text == "Apply", ui.applyButton.text
+        for _ in range(2):  # where it asks whether the warning is meant to be passed over, after a while
+            if panel._run is None:
+                ui.applyButton.click()
+                self.live(lambda: panel._run is not None, 1.0)
+        assert panel._run is not None, ui.statusLabel.text
+
+    def to_a_moment(self) -> None:
+        """Let a run come to a random point: of the time before its first report, or of its progress bar."""
+        panel = self.panel
+        if self._random.random() < HANDOVER:
+            self.live(lambda: panel._run is None, self._random.uniform(0, HANDOVER * self._usual))
+        else:
+            point = self._random.uniform(0, LATEST * panel.ui.progressBar.maximum)
+            self.live(lambda: panel._run is None or panel.ui.progressBar.value >= point, 120)
+
+    def _look(self, attack: str, words: str, before: set, kept: Any, target: Any, expected: np.ndarray) -> str:
+        """Either a whole result, or a scene as it was; which."""
         slicer = self._slicer
         after = self._nodes()
         new = [slicer.mrmlScene.GetNodeByID(n) for n in after - before]
@@ -141,14 +170,9 @@ class Soak:
                 np.testing.assert_array_equal(found[name], expected == value, f"{name} after '{attack}'")
         if kept is not None:
             np.testing.assert_array_equal(segments_of(kept, slicer)["mine"], expected == 2)
-        end = (
-            "done"
-            if result
-            else "cancelled"
-            if words.startswith("Cancelled")
-            else "as it was: " + words.split(";")[0][:50]
-        )
-        self.ends[attack, end] += 1
+        if result:
+            return "done"
+        return "cancelled" if words.startswith("Cancelled") else "as it was: " + words.split(";")[0][:50]
 
     def _attack(self, attack: str, volume: Any) -> set[str]:
         """Do it; the IDs of the nodes that it removes itself."""
@@ -157,8 +181,6 @@ class Soak:
             panel.ui.applyButton.click()
         elif attack == "kill" and (process := panel.logic.worker()._process) is not None:
             kill_tree(process.pid)
-            if panel._run is None:  # an idle one: gone before the next Apply, which gets a fresh one
-                assert self.live(lambda: process.exit_code is not None, 20)
         elif attack == "close the scene":
             slicer.mrmlScene.Clear(0)
         elif attack == "delete the volume":
@@ -272,19 +294,25 @@ def soak(plan: dict[str, int], seed: int, quiet: bool = False) -> dict[str, Any]
     """Carry a plan out in random order in this process.
 
     Args:
-        plan: How often each attack.
+        plan: How often each attack hits a run in flight.
         seed: Of order and moments.
 
     Returns:
-        ``ends``: how often each attack ended how; ``left``: what should not be there; ``resident``: MB of this process after each tenth.
+        ``hits``: how often each attack hit; ``ends``: how often each ended how; ``left``: what should not be there; ``resident``:
+        MB of this process after each tenth.
     """
     one = Soak(seed)
     one.round("let it finish")
     attacks = [attack for attack, count in plan.items() for _ in range(count)]
     random.Random(seed).shuffle(attacks)
+    hits: collections.Counter[str] = collections.Counter()
     resident, left = [], []
     for number, attack in enumerate(attacks):
-        one.round(attack)
+        tries = 1
+        while not one.round(attack):
+            tries += 1
+            assert tries < 20, f"'{attack}' is always too late"
+        hits[attack] += 1
         if number % max(len(attacks) // 10, 1) == 0:
             left += one.left(workers=1)
             resident.append(psutil.Process().memory_info().rss >> 20)
@@ -297,7 +325,7 @@ def soak(plan: dict[str, int], seed: int, quiet: bool = False) -> dict[str, Any]
     one.panel.cleanup()
     left += one.left(workers=0)
     ends = {f"{attack}: {end}": count for (attack, end), count in sorted(one.ends.items())}
-    return {"ends": ends, "left": left, "resident": resident}
+    return {"hits": dict(sorted(hits.items())), "ends": ends, "left": left, "resident": resident}
 
 
 def leave(seed: int, how: str) -> None:
@@ -306,12 +334,9 @@ def leave(seed: int, how: str) -> None:
     one.round("let it finish")
     worker = one.panel.logic.worker()._process.pid
     volume, _, _ = one._scene()
-    one.panel.ui.inputSelector1.setCurrentNode(volume)
-    for _ in range(2):
-        if one.panel._run is None:
-            one.panel.ui.applyButton.click()
-            one.live(lambda: one.panel._run is not None, 1.0)
-    one.live(lambda: False, one._random.uniform(0, one._usual))
+    while one.panel._run is None:
+        one.apply(volume, None)
+        one.to_a_moment()
     print(worker, flush=True)
     if how == "close":  # as Slicer does when its window is closed
         one.panel.cleanup()
