@@ -84,9 +84,12 @@ class Soak:
 
     def live(self, until: Any, seconds: float) -> bool:
         """Let the application live; whether it came to that in time."""
+        import qt
+
         end = time.monotonic() + seconds
         while not until() and time.monotonic() < end:
             self._slicer.app.processEvents()
+            qt.QCoreApplication.sendPostedEvents(None, qt.QEvent.DeferredDelete)  # as Slicer's running loop does
             time.sleep(0.002)
         return bool(until())
 
@@ -184,8 +187,11 @@ class Soak:
         elif attack == "close the scene":
             slicer.mrmlScene.Clear(0)
         elif attack == "delete the volume":
-            gone = {volume.GetID(), *(n.GetID() for n in (volume.GetDisplayNode(), volume.GetStorageNode()) if n)}
-            slicer.mrmlScene.RemoveNode(volume)
+            helpers = (volume.GetDisplayNode(), volume.GetStorageNode())  # they go with it, as in the Data module
+            nodes = [node for node in (*helpers, volume) if node is not None]
+            gone = {node.GetID() for node in nodes}
+            for node in nodes:
+                slicer.mrmlScene.RemoveNode(node)
             return gone
         elif attack == "delete the result":
             grown = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[-1:]

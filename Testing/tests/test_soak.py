@@ -19,8 +19,8 @@ pytestmark = [
         not (is_installed("openvino") and is_installed("onnx")), reason="openvino or onnx is not installed"
     ),
 ]
-GROWTH = 30
-"""MB that the process may grow by, from its third tenth to its end, where each run leaves a card and ten cards stay."""
+GROWTH = 15
+"""MB that the process may grow by, from its third tenth to its end: ten cards stay, and a reload leaves the old module in Python."""
 
 
 def report(*arguments):

@@ -386,8 +386,10 @@ class ResultTest(PanelCase):
     def test_closing_the_scene_takes_the_cards(self):
         self.panel.ui.inputSelector1.setCurrentNode(add_sample())
         self.apply()
+        (card,) = self.panel._cards.shown
         slicer.mrmlScene.Clear()
         self.assertEqual(self.panel._cards.shown, [])
+        self.assertEqual((card.node, card.volume), (None, None))  # whoever still holds the card: not the voxels
 
     def test_many_structures_are_a_table(self):
         labels = [Label(n, f"structure {n}") for n in range(1, 30)]

@@ -81,6 +81,7 @@ class Cards:
         self._layout.removeWidget(shown.widget)
         shown.widget.hide()
         shown.widget.deleteLater()
+        shown.node = shown.volume = None  # the buttons' slots may outlive the card: not with a scene's voxels
 
     def _build(self, shown: Shown) -> Any:
         card = shown.card
