@@ -123,6 +123,37 @@ def test_manifest_and_card_carry_the_figures_of_the_cross_validation(work, model
     assert model.manifest.raw["training_data"]["cases"] == 10
 
 
+def test_a_network_of_all_cases_takes_the_figures_of_the_cross_validation(work, runs, tmp_path, capsys):
+    told = json.loads((runs / "decisions.json").read_text())
+    told["postprocessing"] = [
+        {"method": "keep_largest_component", "labels": [1], "connectivity": "corners", "reason": "Tested."}
+    ]
+    (runs / "decisions.json").write_text(json.dumps(told))
+    whole, output = tmp_path / "whole", tmp_path / "model"
+    assert main(["fit", str(work / "balls"), str(whole), *OPTIONS, "--fold", "-1"]) == 0
+    pack = ["pack", str(work / "balls"), str(whole), str(output), "--card", str(work / "card.json")]
+    assert main(pack) == 0 and package.load(output).manifest.metrics == []
+    assert main([*pack, "--cross-validated", str(runs)]) == 0
+    packed = package.load(output)
+    assert [metric["dice"] for metric in packed.manifest.metrics] == [entry["dice"] for entry in told["summary"]]
+    assert packed.folds == 1 and packed.manifest.postprocessing == told["postprocessing"]
+    assert "it was not measured itself" in (output / "docs" / "README.md").read_text()
+    kept = packed.content_hash
+    capsys.readouterr()
+
+    def refused(words, run=whole):
+        assert main([*pack[:2], str(run), *pack[3:], "--cross-validated", str(runs)]) == 1
+        message = capsys.readouterr().err
+        assert words in message and message.count("\n") == 1 and package.load(output).content_hash == kept
+
+    refused("held cases out and is measured on them", runs / "fold_0")
+    config = json.loads((runs / "config.json").read_text())
+    (runs / "config.json").write_text(json.dumps(config | {"learning_rate": 0.5}))
+    refused("was trained with learning_rate = 0.02, the cross-validation")
+    (runs / "decisions.json").unlink()
+    refused("has no decisions.json")
+
+
 def test_a_damaged_member_is_found_and_a_missing_one_too(model, tmp_path):
     broken = shutil.copytree(model.root, tmp_path / "broken")
     weights = broken / "models" / "fold_2.pt"

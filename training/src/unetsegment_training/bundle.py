@@ -310,8 +310,14 @@ def _origin(ancestors: list[dict[str, Any]]) -> list[str]:
 
 
 def _remarks(raw: dict[str, Any], names: dict[int, str]) -> list[str]:
-    """What the figures do not say by themselves: an ensemble, and steps after labelling."""
+    """What the figures do not say by themselves: an estimate, an ensemble, and steps after labelling."""
     told = []
+    if any("trained on all its cases" in metric.get("split", "") for metric in raw.get("metrics", [])):
+        told += [
+            "The figures are those of a cross-validation with the same settings: each case was answered by a network that had "
+            "not seen it. The packed network was trained on all its cases, so it was not measured itself.",
+            "",
+        ]
     if (members := sum(role.partition(".")[0] == "torch" for role in raw.get("files", {}))) > 1:
         told += [f"The model is the mean of {members} networks: it needs {members} times the time of one."]
         if any("one network per case" in metric.get("split", "") for metric in raw.get("metrics", [])):

@@ -278,6 +278,12 @@ def pack(
             help="JSON with name, title, version, licence, intended use, ...; what a run has by --from may stay out"
         ),
     ] = None,
+    cross_validated: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="folder of 'cross-validate' with the settings of a run on all cases, which takes its figures"
+        ),
+    ] = None,
     snapshot: Annotated[
         bool, typer.Option("--snapshot", help="pack the last finished epoch of runs still going")
     ] = False,
@@ -301,7 +307,7 @@ def pack(
         raise typer.BadParameter("--card is needed: JSON with name, title, version, licence, intended use, ...")
     entries = {} if card is None else schema.load_json(card)
     data, _ = _cases(dataset, skip_bad, places[0], -1)
-    packed, summary = pack_measured(places, data, output, entries, snapshot, terminology)
+    packed, summary = pack_measured(places, data, output, entries, snapshot, terminology, cross_validated)
     if shown is not None:
         thumbnail.put(packed.root, shown)
     if summary:

@@ -36,22 +36,35 @@ def pack_measured(
     card: dict[str, Any],
     snapshot: bool = False,
     terminology: Path | None = None,
+    cross_validated: Path | None = None,
 ) -> tuple[Package, list[dict[str, Any]]]:
     """Pack one run, or the mean of several, with metrics in the manifest.
 
     Where cases validated every run, the model itself is measured on them (``RUN/evaluation`` of the first). The folds of
     one cross-validation together have seen every case: their model takes the figures of the single networks on the
-    cases that each did not see, and the post-processing that was decided there. Runs on all cases have no figures.
+    cases that each did not see, and the post-processing that was decided there. A run on all cases has no figures but those
+    of ``cross_validated``, a cross-validation with the same settings, which are then an estimate.
 
     Returns:
         The package, and the summary of :func:`evaluate.evaluate` that went into it (empty: there is none).
 
     Raises:
-        DatasetError: A run has not finished, the runs are not of one kind, or their folds were never evaluated together.
+        DatasetError: A run has not finished, the runs are not of one kind, their folds were never evaluated together, or
+            ``cross_validated`` is of another kind than they are, or no estimate is needed.
     """
     draft = one_kind(runs)
     folds = [FitConfig.load(run / "config.json").fold for run in runs]
     options: dict[str, Any] = {"snapshot": snapshot, "terminology": terminology}
+    if cross_validated is not None:
+        if max(folds) >= 0:
+            raise DatasetError(
+                f"'{runs[folds.index(max(folds))]}' held cases out and is measured on them; "
+                "the figures of a cross-validation are for runs on all cases."
+            )
+        told, draft = _estimate(cross_validated, runs)
+        words = f"{told['measured_on']}; the packed network was trained on all its cases"
+        packed = pack(runs, dataset, output, card, summary=told["summary"], measured_on=words, draft=draft, **options)
+        return packed, told["summary"]
     if all(fold < 0 for fold in folds):
         return pack(runs, dataset, output, card, **options), []
     parts = [json.loads((run / "split.json").read_text("utf-8"))[fold] for run, fold in zip(runs, folds) if fold >= 0]
@@ -75,3 +88,25 @@ def pack_measured(
     words = f"{told['measured_on']}, one network per case"
     packed = pack(runs, dataset, output, card, summary=told["summary"], measured_on=words, draft=whole, **options)
     return packed, told["summary"]
+
+
+def _estimate(folder: Path, runs: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a cross-validation found, and the draft of runs on all cases with the post-processing that it decided."""
+    folds = [fold.run for fold in finished(folder)]
+    told, draft = decided(folder, folds), one_kind([runs[0], folder, *folds])
+    same = {
+        "fold": -1,
+        "seed": 0,
+        "validate_every": 1,
+        "spacing": None,
+        "slice_axis": None,
+    }  # the last two as drafts say
+    expected = FitConfig.load(folder / "config.json").changed(**same).model_dump()
+    for run in runs:
+        config = FitConfig.load(run / "config.json").changed(**same).model_dump()
+        if wrong := next((key for key, value in config.items() if value != expected[key]), None):
+            raise DatasetError(
+                f"'{run}' was trained with {wrong} = {config[wrong]}, the cross-validation '{folder}' with {expected[wrong]}; "
+                "its figures say nothing about this run."
+            )
+    return told, draft | {"postprocessing": told["postprocessing"]}
