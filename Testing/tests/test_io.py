@@ -168,10 +168,32 @@ def _nonorthogonal(path: Path) -> Path:
     return path
 
 
+def _cut(path: Path, dtype: type) -> Path:
+    """Noise, whose file lacks its last third."""
+    save(path, np.random.default_rng(0).integers(0, 99, (12, 12, 12)).astype(dtype))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    return path
+
+
+def _flipped(path: Path) -> Path:
+    """Noise, with one bit of its packed file turned."""
+    save(path, np.random.default_rng(0).integers(0, 99, (12, 12, 12)).astype(np.int16))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 8
+    path.write_bytes(content)
+    return path
+
+
 BAD = {
     "vector": (lambda p: save(p / "bad.nrrd", np.zeros((3, 3, 3, 3), np.uint8), vector=True), "3 values per voxel"),
     "nan": (lambda p: save(p / "bad.nrrd", np.full((3, 3, 3), np.nan, np.float32)), "NaN or infinite"),
     "inf": (lambda p: save(p / "bad.nii.gz", np.full((3, 3, 3), np.inf)), "NaN or infinite"),
+    "cut, whole numbers": (lambda p: _cut(p / "bad.nii.gz", np.int16), "is not whole"),
+    "cut, floats": (lambda p: _cut(p / "bad.nii.gz", np.float32), "is not whole"),
+    "cut, not packed": (lambda p: _cut(p / "bad.nii", np.uint8), "is not whole"),
+    "cut, NRRD": (lambda p: _cut(p / "bad.nrrd", np.int16), "cannot be read"),
+    "one bit": (lambda p: _flipped(p / "bad.nii.gz"), "is not whole"),
     "4d": (lambda p: save(p / "bad.nii.gz", np.zeros((3, 3, 3, 2), np.int16)), "4 dimensions"),
     "sheared": (lambda p: _nonorthogonal(p / "bad.nrrd"), "right angles"),
     "text": (lambda p: _text(p / "bad.nii.gz", "not an image"), "cannot be read"),
@@ -197,6 +219,15 @@ def test_a_bad_image_is_refused_by_a_sentence_that_names_it(tmp_path: Path, name
     with pytest.raises(InputError, match=words) as caught:
         io.read_volume(make(tmp_path))
     assert "bad" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nan.nii", "nan.nii.gz", "cut.nii", "cut.nii.gz"])
+def test_a_label_map_in_a_file_that_is_not_whole_is_refused(tmp_path: Path, name: str) -> None:
+    """The reader would give zeros for what is missing: a structure that ends too early, and nobody told."""
+    path = tmp_path / name
+    made = save(path, np.full((3, 3, 3), np.nan)) if "nan" in name else _cut(path, np.uint8)
+    with pytest.raises(InputError, match="NaN" if "nan" in name else "is not whole"):
+        io.read_labelmap(made)
 
 
 def test_a_single_slice_is_an_image_one_voxel_thick(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ else.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import struct
@@ -52,7 +53,7 @@ def read_volume(path: str | os.PathLike[str], series: str | None = None) -> Volu
     array, grid = _array(image, path.name), _grid(image, path.name)
     if array.dtype.kind not in "buif":
         raise InputError(f"'{path.name}' holds {array.dtype} voxels; give an image of plain numbers.")
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and _nifti_is_finite(path)):
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"'{path.name}' has voxels that are NaN or infinite; replace them by a number first.")
     return Volume(array[None], grid, (name,))
 
@@ -227,32 +228,54 @@ def _read(path: Path) -> Any:
         # the NIfTI library would take the voxels of a.nii for those of a.nii.gz: read it away from its neighbour
         with tempfile.TemporaryDirectory() as folder:
             return _read(Path(shutil.copy(path, folder)))
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        _check_nifti(path)
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"'{path.name}' cannot be read as an image ({_last_line(error)}).") from None
 
 
-def _nifti_is_finite(path: Path) -> bool:
-    """Whether a NIfTI file's own voxels are finite: SimpleITK's reader turns NaN and infinity into 0 in silence."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return True
-    import gzip
+def _check_nifti(path: Path) -> None:
+    """Raise :class:`InputError` where a NIfTI file is not whole, or its own voxels are not finite.
 
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        header = file.read(348)
-        order = "<" if header[:4] == (348).to_bytes(4, "little") else ">"
-        (code,), (start,) = struct.unpack_from(f"{order}h", header, 70), struct.unpack_from(f"{order}f", header, 108)
-        kind = {16: "f4", 64: "f8"}.get(code)
-        if kind is None:
-            return True
-        file.seek(max(int(start), 348))
-        while block := file.read(1 << 22):  # a whole number of voxels each time but the last
-            if not np.isfinite(np.frombuffer(block[: len(block) // 8 * 8], order + kind)).all():
-                return False
-            if len(block) % 8 == 4 and kind == "f4" and not np.isfinite(np.frombuffer(block[-4:], order + kind)).all():
-                return False
-    return True
+    SimpleITK's reader fills what is missing with zeros or worse, and turns NaN and infinity into 0, in silence.
+    """
+    import gzip
+    import zlib
+
+    broken = InputError(f"'{path.name}' is not whole: voxels are missing or damaged; copy or download it again.")
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            header = file.read(348)
+            order = {(348).to_bytes(4, "little"): "<", (348).to_bytes(4, "big"): ">"}.get(header[:4])
+            if order is None:
+                return  # what it is instead, the reader tells
+            sizes = struct.unpack_from(f"{order}8h", header, 40)
+            code, bits = struct.unpack_from(f"{order}2h", header, 70)
+            start = max(int(struct.unpack_from(f"{order}f", header, 108)[0]), 348)
+            kind = {16: "f4", 64: "f8"}.get(code)
+            left = math.prod(sizes[1 : 1 + sizes[0]]) * bits // 8
+            if not packed and kind is None:
+                left -= path.stat().st_size - start
+            elif left > 0:
+                file.seek(start)
+                while block := file.read(1 << 22):  # to the end, where gzip's checksum is
+                    values = block[: max(left, 0)]
+                    values = values[: len(values) // 8 * 8] if kind == "f8" else values[: len(values) // 4 * 4]
+                    if kind and not np.isfinite(np.frombuffer(values, order + kind)).all():
+                        raise InputError(
+                            f"'{path.name}' has voxels that are NaN or infinite; replace them by a number first."
+                        )
+                    left -= len(block)
+    except (EOFError, gzip.BadGzipFile, zlib.error, struct.error, ValueError, OverflowError):
+        raise broken from None
+    except OSError as error:
+        raise InputError(f"'{path.name}' cannot be read ({error.strerror or error}).") from None
+    if left > 0:
+        raise broken
 
 
 def _read_dicom(folder: Path, series: str | None) -> Any:

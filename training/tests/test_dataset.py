@@ -80,6 +80,34 @@ def test_folders_that_are_no_datasets(tmp_path):
         read_dataset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"modality": ["MRI"]}, "must name channels by number"),
+        ({"labels": {"0": "background", "1": "Shell", "2": "shell"}}, "gives the name 'Shell' to two labels"),
+        ({"labels": {"background": 0, "Shell": 1, "Core": 1}}, "gives a value to two labels"),
+        ({"labels": {"background": 0, "Shell": 1, "Core": -2}}, "label value -2"),
+        ({"labels": {"background": 0, "Shell": 1, "Ignore": 2}}, "nnU-Net's label 'ignore'"),
+    ],
+)
+def test_what_dataset_json_may_not_say(balls, change, words):
+    path = balls / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DatasetError, match=words):
+        read_dataset(balls)
+
+
+def test_one_case_may_be_empty_but_not_all(balls, ball_writer):
+    rng = np.random.default_rng(1)
+    for n in range(10):
+        image, label = ball_writer.draw(rng)
+        ball_writer.write(f"ball_{n:02d}", image, label * 0)
+        if n < 9:
+            assert len(read_dataset(balls)[0].cases) == 10
+    with pytest.raises(DatasetError, match="Nothing is labelled in any case"):
+        read_dataset(balls)
+
+
 def test_five_folds_are_stored_and_hold(tmp_path):
     names = [f"case_{n:03d}" for n in range(23)]
     folds = stored_split(tmp_path / "split.json", names)

@@ -108,6 +108,14 @@ def test_a_run_folder_belongs_to_its_settings(balls, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
+def test_devices_that_are_not_here(balls, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for device, words in (("quantum", "There is no device 'quantum'"), ("gpu", "PyTorch finds no GPU")):
+        assert main(["fit", str(balls), str(tmp_path / "run"), *SMALL[:-1], device]) == 1
+        assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -115,6 +123,8 @@ def test_a_run_folder_belongs_to_its_settings(balls, tmp_path, capsys):
         (["fit", "nowhere", "run", "--patch", "17,16,16"], "multiple of 8"),
         (["fit", "nowhere", "run", "--fold", "9"], "Fold 9 does not exist"),
         (["fit", "nowhere", "run", "--wrong", "9"], "No such option"),
+        (["fit", "nowhere", "run", "--patch", "a,b"], "'a,b' are no whole numbers"),
+        (["fit", "nowhere", "run", "--learning-rate", "inf"], "learning_rate cannot be 'inf'"),
     ],
 )
 def test_mistakes_are_one_line(arguments, words, capsys, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from UNetSegmentLib.errors import UNetSegmentError
 from UNetSegmentLib.package import schema, thumbnail
 
 from . import cli_data, processes
+from .dataset import DatasetError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Train U-Nets, measure them, pack them for UNetSegment."
@@ -30,7 +31,10 @@ def _app() -> None:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.replace("x", ",").split(","))
+    try:
+        return tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise DatasetError(f"'{text}' are no whole numbers; write them with commas, as in 40,56,40.") from None
 
 
 @app.command()
@@ -172,12 +176,17 @@ def _asked(
     if model is None and (options["same_labels"] or rehearse):
         raise typer.BadParameter("--label and --rehearse belong to --from MODEL")
     options = {key: value for key, value in options.items() if value is not None}
-    planned = FitConfig.of_plan(Plan.load(plan), configuration) if plan is not None else {}
+    if plan is None and configuration is not None:
+        raise typer.BadParameter("--configuration belongs to --plan FILE")
+    made = None if plan is None else Plan.load(plan)
+    planned = {} if made is None else FitConfig.of_plan(made, configuration)
     parent = None if model is None else Parent.open(package.from_shell(model))
     if parent is not None:
         planned |= defaults(parent, options)
     settings = FitConfig.read(config, dict(map(parse_setting, set_ or ())) | options, **planned)
     data = _cases(dataset, skip_bad, None, -1)[0]
+    if made is not None:
+        made.check(data)
     if parent is None:
         return data, settings, None
     old = None if rehearse is None else _cases(rehearse, skip_bad, None, -1)[0]
@@ -351,7 +360,10 @@ def main(arguments: Optional[list[str]] = None) -> int:
     except UNetSegmentError as error:
         if processes.first():
             print(f"unetsegment-train: {error}", file=sys.stderr)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        told = f"'{error.filename}' cannot be used ({error.strerror})." if error.filename else str(error)
+        print(f"unetsegment-train: {told}", file=sys.stderr)
+    except ValueError as error:
         print(f"unetsegment-train: {error}", file=sys.stderr)
     except typer.Exit as stop:
         return stop.exit_code

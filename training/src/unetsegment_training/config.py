@@ -47,7 +47,7 @@ class FitConfig(BaseModel):
         DatasetError: A setting is unknown, of the wrong type or out of range; one sentence.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     fold: int = _option("Run", 0, "Which of the five folds validates (0 to 4); -1 trains on every case.")
     epochs: Count = _option("Run", 100, "Epochs to train.")
@@ -291,11 +291,19 @@ class FitConfig(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> FitConfig:
-        """Read what :meth:`store` wrote, also where it did so before a setting existed."""
+        """Read what :meth:`store` wrote, also where it did so before a setting existed.
+
+        Raises:
+            DatasetError: It cannot be read, or is of something else.
+        """
         try:
             return cls(**json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise DatasetError(f"The stored settings '{path}' cannot be read ({error}).") from None
+        except OSError as error:
+            raise DatasetError(f"The stored settings '{path}' cannot be read ({error.strerror}).") from None
+        except (ValueError, TypeError, DatasetError):
+            raise DatasetError(
+                f"'{path}' holds no settings of a run of this program, or of another version of it; use another run folder."
+            ) from None
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -33,6 +33,7 @@ from .fit import fit
 from .network import PACKAGE
 from .pack import one_kind, write_files
 from .plan import draft_manifest
+from .run_folder import check, stored
 from .safely import replace_text
 from .split import stored_split
 
@@ -92,6 +93,7 @@ def cross_validate(
         DatasetError: There is no such fold, the folder belongs to other settings or cases, or a network would answer a
             case that it trained on.
     """
+    check(runs, dataset)
     shared = _share(dataset, runs, config, start)
     count = len(stored_split(runs / "split.json", [case.name for case in dataset.cases]))
     for fold in range(count) if folds is None else folds:
@@ -114,7 +116,7 @@ def _share(dataset: Dataset, runs: Path, config: FitConfig, start: Start | None)
     path = runs / "manifest.json"
     stored_split(runs / "split.json", [case.name for case in dataset.cases])
     if path.exists():
-        draft = Manifest.from_dict(json.loads(path.read_text("utf-8")))
+        draft = Manifest.from_dict(stored(path))
     else:
         draft = (start.manifest if start else draft_manifest)(dataset, config, dataset.cases)
     axes, spacing = draft.preprocessing.axes, draft.preprocessing.spacing
@@ -137,7 +139,7 @@ def _train(dataset: Dataset, runs: Path, config: FitConfig, device: str, start: 
     split = (runs / "split.json").read_text("utf-8")
     if not (run / "split.json").exists():
         replace_text(run / "split.json", split)
-    elif json.loads((run / "split.json").read_text("utf-8")) != json.loads(split):
+    elif stored(run / "split.json") != json.loads(split):
         raise DatasetError(f"'{run}' was split in another way than '{runs}'; use another folder.")
     ended = (run / "weights.pt").exists() and FitConfig.load(run / "config.json").epochs == config.epochs
     config.store(run / "config.json")
@@ -164,9 +166,9 @@ def validate_mean(dataset: Dataset, folders: Sequence[Path], output: Path, backe
     """
     parts = [finished(folder) for folder in folders]
     split = (folders[0] / "split.json").read_text("utf-8")
-    drafts = [json.loads((folder / "manifest.json").read_text("utf-8")) for folder in folders]
+    drafts = [stored(folder / "manifest.json") for folder in folders]
     for folder, part, draft in zip(folders, parts, drafts, strict=True):
-        same = json.loads((folder / "split.json").read_text("utf-8")) == json.loads(split)
+        same = stored(folder / "split.json") == json.loads(split)
         same = same and [fold.number for fold in part] == [fold.number for fold in parts[0]]
         if not same or any(draft.get(key) != drafts[0].get(key) for key in ("labels", "outputs", "activation")):
             raise DatasetError(f"'{folders[0]}' and '{folder}' differ in folds or labels and cannot be averaged.")
@@ -204,10 +206,10 @@ def finished(runs: Path) -> list[Fold]:
 def _fold(runs: Path, number: int) -> Fold:
     """A fold, whose own split proves that it did not train on the cases it answers."""
     run = runs / f"fold_{number}"
-    split = json.loads((run / "split.json").read_text("utf-8"))
-    stored = json.loads((runs / "split.json").read_text("utf-8"))
+    split = stored(run / "split.json")
+    whole = stored(runs / "split.json")
     trained = FitConfig.load(run / "config.json").fold
-    if trained != number or split != stored:
+    if trained != number or split != whole:
         raise DatasetError(f"'{run}' is not fold {number} of '{runs}': it trained on other cases.")
     return Fold(number, run, tuple(split[number]["val"]), (run,))
 
@@ -254,7 +256,7 @@ def _cases(dataset: Dataset, fold: Fold) -> list[Case]:
 
 def _decide(dataset: Dataset, runs: Path, folds: Sequence[Fold], count: int) -> dict[str, Any]:
     """Try the largest components, evaluate the answers with what was kept, and write ``decisions.json``."""
-    raw = json.loads((runs / "manifest.json").read_text("utf-8"))
+    raw = stored(runs / "manifest.json")
     manifest = Manifest.from_dict(raw)
     asked = [(fold, case) for fold in folds for case in _cases(dataset, fold)]
     told = [
@@ -305,7 +307,7 @@ def measured_on(folds: Sequence[Fold], count: int) -> str:
 
 def _told(fold: Fold, evaluation: Path) -> dict[str, Any]:
     """A fold's weights, and its mean Dice per label."""
-    rows = [row for row in json.loads((evaluation / "cases.json").read_text("utf-8")) if row["case"] in fold.cases]
+    rows = [row for row in stored(evaluation / "cases.json") if row["case"] in fold.cases]
     names = dict.fromkeys(row["name"] for row in rows)
     means = {name: round(float(np.mean([row["dice"] for row in rows if row["name"] == name])), 5) for name in names}
     return {

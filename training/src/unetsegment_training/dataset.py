@@ -167,6 +167,8 @@ def list_cases(folder: str | Path) -> tuple[Dataset, list[Problem]]:
         return list_pairs(root, _read_json(root) if (root / "dataset.json").exists() else {})
     raw = _read_json(root)
     named = raw.get("channel_names") or raw.get("modality") or {}
+    if not isinstance(named, dict):
+        raise DatasetError(f'\'{root / "dataset.json"}\' must name channels by number, as in {{"0": "MRI"}}.')
     channels = tuple(str(named[k]) for k in sorted(named, key=lambda k: (not str(k).isdigit(), str(k).zfill(9))))
     if not channels:
         raise DatasetError(f"'{root / 'dataset.json'}' names no channels ('channel_names' or 'modality').")
@@ -191,10 +193,10 @@ def read_dataset(folder: str | Path, skip_bad: bool = False) -> tuple[Dataset, l
     """
     dataset, found = list_cases(folder)
     problems = [text for _, text in found]
-    good = []
+    good, labelled = [], False
     for case in dataset.cases:
         try:
-            check_values(case, case.load()[1], dataset.labels)
+            labelled = bool(check_values(case, case.load()[1], dataset.labels).any()) or labelled
             good.append(case)
         except DatasetError as error:
             problems.append(str(error))
@@ -203,6 +205,8 @@ def read_dataset(folder: str | Path, skip_bad: bool = False) -> tuple[Dataset, l
         raise DatasetError(f"{problems[0]}{more} Use --skip-bad to train without them.")
     if not good:
         raise DatasetError(f"'{dataset.root}' has no usable case in imagesTr and labelsTr.")
+    if not labelled:
+        raise DatasetError(f"Nothing is labelled in any case of '{dataset.root}'; there is nothing to learn.")
     return replace(dataset, cases=tuple(good)), problems
 
 
@@ -244,7 +248,22 @@ def read_labels(raw: dict[str, Any], root: Path) -> dict[int, str]:
         raise DatasetError(
             f"'{root / 'dataset.json'}' has no plain 'labels' table (value and name; regions are not supported)."
         ) from None
-    return dict(sorted({0: "background", **dict(pairs)}.items()))
+    labels = dict(sorted({0: "background", **dict(pairs)}.items()))
+    names = [same_name(name) for name in labels.values()]
+    twice = next((name for name in labels.values() if names.count(same_name(name)) > 1), None)
+    if twice is not None or len(pairs) != len(dict(pairs)):
+        what = f"the name '{twice}'" if twice is not None else "a value"
+        raise DatasetError(
+            f"'{root / 'dataset.json'}' gives {what} to two labels; labels need values and names of their own."
+        )
+    if wrong := [value for value in labels if not 0 <= value <= 65535]:
+        raise DatasetError(f"'{root / 'dataset.json'}' has the label value {wrong[0]}; values are 0 to 65535.")
+    if "ignore" in names:
+        raise DatasetError(
+            f"'{root / 'dataset.json'}' has nnU-Net's label 'ignore', which would be trained as a structure here; label these "
+            "voxels, or rename it if that is what it is."
+        )
+    return labels
 
 
 def stem_of(path: Path) -> str | None:

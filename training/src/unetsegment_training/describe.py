@@ -297,8 +297,10 @@ def _of_manifest(path: Path) -> Any:
     from UNetSegmentLib.package import Manifest, package
     from UNetSegmentLib.predict.backends.torch_backend import build_network
 
+    from .run_folder import stored
+
     if (path / "manifest.json").is_file():  # a run
-        manifest = Manifest.from_dict(json.loads((path / "manifest.json").read_text("utf-8")))
+        manifest = Manifest.from_dict(stored(path / "manifest.json"))
     else:
         manifest = package.load(path).manifest
     usual = tuple(manifest.inference.patch_size)[-manifest.dimensions :]

@@ -38,7 +38,8 @@ from .patches import Patches, Prepared, Steps, prepare
 from .plan import draft_manifest
 from .processes import Layout
 from .processor import FORMATS, channels_last, keep_memory
-from .safely import SafeCheckpointIO, replace_tensors, replace_text
+from .run_folder import check, stored
+from .safely import SafeCheckpointIO, load_checkpoint, replace_tensors, replace_text
 from .split import stored_split
 from .troubles import explained
 
@@ -89,6 +90,14 @@ class Segmenter(pl.LightningModule):
             )
         self.log("loss", mean, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(x))
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        # before the checkpoint: a last step that spoils the weights shows in the loss only when they were saved
+        if not all(bool(weight.isfinite().all()) for weight in self.network.parameters()):
+            raise DatasetError(
+                f"Weights are not numbers after step {self.global_step}; lower the learning rate. "
+                "The last good checkpoint was kept."
+            )
 
     def validation_step(self, batch: int, index: int) -> None:
         case: Prepared = self.trainer.datamodule.val[batch]  # type: ignore[attr-defined]
@@ -215,6 +224,8 @@ def fit(
             f"A batch of {config.batch} cannot be shared by {layout.world} processes; "
             f"make it {-(-config.batch // layout.world) * layout.world}."
         )
+    check(run, dataset)
+    processes.require(device, layout)
     last = run / "checkpoints" / "last.ckpt"
     begun = last.exists() or (run / "weights.pt").exists()
     split = stored_split(run / "split.json", [case.name for case in dataset.cases], config.fold)
@@ -226,7 +237,7 @@ def fit(
     train_cases = [by_name[name] for name in chosen["train"]]
     path = run / "manifest.json"
     if begun and path.exists():
-        manifest = Manifest.from_dict(json.loads(path.read_text("utf-8")))
+        manifest = Manifest.from_dict(stored(path))
     else:
         manifest = (start.manifest if start else draft_manifest)(dataset, config, train_cases)
         if processes.first():
@@ -290,7 +301,7 @@ def averaged_weights(run: Path, manifest: Manifest) -> tuple[dict[str, torch.Ten
         chosen = run / "checkpoints" / "last.ckpt"
     if not chosen.exists():
         raise DatasetError(f"'{run}' has no finished epoch yet; wait for 'unetsegment-train fit'.")
-    saved = torch.load(chosen, map_location="cpu", weights_only=False)  # written by fit, on this machine
+    saved = load_checkpoint(chosen)
     network = {k.removeprefix("network."): v for k, v in saved["state_dict"].items() if k.startswith("network.")}
     return inference_state(network, manifest), int(saved["epoch"]) + 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from .crossval import decided, finished
 from .dataset import Dataset, DatasetError
 from .evaluate import evaluate
 from .pack import one_kind, pack
+from .run_folder import stored
 
 
 def runs_of(places: Sequence[Path]) -> list[Path]:
@@ -67,7 +67,7 @@ def pack_measured(
         return packed, told["summary"]
     if all(fold < 0 for fold in folds):
         return pack(runs, dataset, output, card, **options), []
-    parts = [json.loads((run / "split.json").read_text("utf-8"))[fold] for run, fold in zip(runs, folds) if fold >= 0]
+    parts = [stored(run / "split.json")[fold] for run, fold in zip(runs, folds) if fold >= 0]
     unseen = {case.name for case in dataset.cases} - {name for part in parts for name in part["train"]}
     if unseen and min(folds) >= 0:
         pack(runs, dataset, output, card, draft=draft, **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-import json
 import shutil
 import tempfile
 import warnings
@@ -27,6 +26,7 @@ from .config import FitConfig
 from .dataset import Dataset, DatasetError
 from .fit import averaged_weights
 from .patches import prepare
+from .run_folder import stored
 from .terminology import add_codes
 
 _SHARED = ("channels", "preprocessing", "inference", "network", "activation", "labels", "outputs")
@@ -129,7 +129,7 @@ def one_kind(runs: Sequence[Path]) -> dict[str, Any]:
     for run in runs:
         if not (run / "config.json").exists() or not (run / "manifest.json").exists():
             raise DatasetError(f"'{run}' is not a run folder; make it with 'unetsegment-train fit'.")
-        drafts.append(json.loads((run / "manifest.json").read_text("utf-8")))
+        drafts.append(stored(run / "manifest.json"))
     for run, draft in zip(runs, drafts, strict=True):
         if wrong := next((key for key in _SHARED if draft.get(key) != drafts[0].get(key)), None):
             raise DatasetError(f"'{run}' and '{runs[0]}' differ in {wrong}; one model is packed from runs of one kind.")
@@ -162,7 +162,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 def _validates(run: Path, dataset: Dataset) -> list[str]:
     """The cases that validated a run; all of them where it has no such cases."""
     fold = FitConfig.load(run / "config.json").fold
-    split = json.loads((run / "split.json").read_text("utf-8"))
+    split = stored(run / "split.json")
     return split[fold]["val"] if fold >= 0 else [case.name for case in dataset.cases]
 
 

@@ -28,6 +28,7 @@ from . import processes
 from .augment import Augmenter
 from .dataset import Case, Dataset, DatasetError, same_name
 from .plan import color_of, fingerprint
+from .run_folder import stored
 from .safely import replace_text
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Parent:
         """
         path, names = run / "parent.json", sorted(rehearsed)
         if path.exists():
-            there = json.loads(path.read_text("utf-8"))
+            there = stored(path)
             if there["sha256"] != self.sha256:
                 raise DatasetError(
                     f"'{run}' started from another model than '{self.manifest.name}' is now; use a new run folder."
@@ -109,7 +110,7 @@ class Parent:
         path = run / "parent.json"
         if not path.exists():
             return None
-        about = json.loads(path.read_text("utf-8"))
+        about = stored(path)
         return cls(Manifest.from_dict(about["manifest"]), {}, about["sha256"])
 
     def ancestry(self) -> list[dict[str, Any]]:

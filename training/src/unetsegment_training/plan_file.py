@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .dataset import DatasetError
+from .dataset import Dataset, DatasetError, same_name
 from .fingerprint import read_model
 
 Axes = tuple[int, ...]
@@ -128,6 +128,22 @@ class Plan(_Strict):
         if name not in self.configurations:
             raise DatasetError(f"The plan has no configuration '{name}'; it has {', '.join(self.configurations)}.")
         return self.configurations[name]
+
+    def check(self, dataset: Dataset) -> None:
+        """See that the plan was made for images and labels like those of a dataset.
+
+        Raises:
+            DatasetError: Channels or labels differ.
+        """
+        for what, mine, theirs in (
+            ("channels", list(self.channels), list(dataset.channels)),
+            ("labels", list(self.labels.values()), list(dataset.labels.values())),
+        ):
+            if sorted(map(same_name, mine)) != sorted(map(same_name, theirs)):
+                raise DatasetError(
+                    f"The plan is for the {what} {', '.join(mine)} of '{self.dataset}'; the dataset has {', '.join(theirs)}. "
+                    "Make a plan of this dataset."
+                )
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

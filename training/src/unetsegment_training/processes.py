@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 
+DEVICES = ("auto", "cpu", "gpu")
+
+
 @dataclass(frozen=True)
 class Layout:
     """Processes per computer, and computers."""
@@ -47,6 +50,25 @@ class Layout:
                     f"were started; leave --{name} out."
                 )
         return started
+
+
+def require(device: str, layout: Layout) -> None:
+    """See that the devices are here.
+
+    Raises:
+        DatasetError: There is no such device, or there are fewer than asked for.
+    """
+    import torch
+
+    if device not in DEVICES:
+        raise DatasetError(f"There is no device '{device}'; choose {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.")
+    gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    if device == "gpu" and not gpus:
+        raise DatasetError("PyTorch finds no GPU on this computer; leave --device out to train on the processor.")
+    if layout.devices > max(gpus, 1) and (device == "gpu" or (device == "auto" and gpus)):
+        raise DatasetError(
+            f"--devices {layout.devices} was asked for, but PyTorch finds {gpus} GPU{'s' * (gpus != 1)} here."
+        )
 
 
 def _started() -> Layout | None:

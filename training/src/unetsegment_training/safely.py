@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from .dataset import DatasetError
 
 
 @contextmanager
@@ -56,9 +59,30 @@ def replace_tensors(path: Path, content: Any) -> None:
         torch.save(content, file)
 
 
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint on the processor. It is a pickle: one that ``fit`` wrote, of a run that you trust.
+
+    Raises:
+        DatasetError: It is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, OSError, RuntimeError) as error:
+        short = isinstance(error, FileNotFoundError | PermissionError)
+        if short or (isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error)):
+            raise
+        raise DatasetError(
+            f"The checkpoint '{path}' is damaged; put a copy back, or remove it and weights.pt to begin anew."
+        ) from None
+
+
 class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning's own writer goes through the folder for temporary files and copies from there when that is another
-    file system (a tmpfs, often): a kill during the copy would leave half a checkpoint where the only one was."""
+    file system (a tmpfs, often): a kill during the copy would leave half a checkpoint where the only one was. A damaged
+    one is named when it is read."""
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        return load_checkpoint(Path(path))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         replace_tensors(Path(path), checkpoint)

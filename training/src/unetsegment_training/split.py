@@ -10,6 +10,7 @@ from sklearn.model_selection import KFold
 
 from . import processes
 from .dataset import DatasetError
+from .run_folder import folds_of
 from .safely import replace_text
 
 SEED = 12345
@@ -31,10 +32,11 @@ def stored_split(path: Path, names: Sequence[str], fold: int = 0) -> list[dict[s
     """The split in ``path``, made and written there the first time; all cases train where they are few and ``fold`` is -1.
 
     Raises:
-        DatasetError: The stored split names other cases than the dataset has now, or trains on a case that validates.
+        DatasetError: The stored split is none, names other cases than the dataset has now, lacks the fold, or trains on a case
+            that validates.
     """
     if path.exists():
-        split = json.loads(path.read_text("utf-8"))
+        split = folds_of(path)
     else:
         few = fold < 0 and len(names) < 5
         split = [{"train": sorted(names), "val": []}] if few else five_folds(names)
@@ -44,9 +46,6 @@ def stored_split(path: Path, names: Sequence[str], fold: int = 0) -> list[dict[s
     if stored != set(names):
         odd = sorted(stored ^ set(names))[0]
         raise DatasetError(f"The dataset changed since '{path}' was made (case '{odd}'); use a new run folder.")
-    for number, fold in enumerate(split):
-        if both := sorted(set(fold["train"]) & set(fold["val"])):
-            raise DatasetError(
-                f"Fold {number} of '{path}' both trains and validates on case '{both[0]}'; correct the file."
-            )
+    if fold >= len(split):
+        raise DatasetError(f"There is no fold {fold}; '{path}' has folds 0 to {len(split) - 1}.")
     return split
