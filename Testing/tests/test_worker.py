@@ -22,7 +22,7 @@ from UNetSegmentLib.predict import Predictor, passes
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.predict.sanity import check
 from UNetSegmentLib.volume import Grid, Volume
-from UNetSegmentLib.worker import Job, Outcome, Worker, client, memory, protocol
+from UNetSegmentLib.worker import Job, Outcome, Worker, client, memory, protocol, tree
 from UNetSegmentLib.worker.memory import SharedArray
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,6 +173,27 @@ def test_where_no_process_can_be_started_a_thread_does_the_work(model):
     assert wait_until(lambda: names() <= before), names() - before
     pools = sum(thread.name.startswith(("unetsegment", "ThreadPool")) for thread in threading.enumerate())
     assert wait_until(lambda: threading.active_count() <= threads + pools), threading.enumerate()
+
+
+@needs_engine
+@pytest.mark.parametrize("stop", ["worker.stop()", "pass"])
+def test_a_program_ends_well_while_its_own_thread_works(tmp_path, model, stop):
+    """Python ends threads where they stand; in OpenVINO that is the end of the program, with a signal."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sys, time, numpy as np\nsys.path.insert(0, sys.argv[1])\n"
+        "from UNetSegmentLib.worker import Worker\nfrom UNetSegmentLib.volume import Grid, Volume\n"
+        "worker, told = Worker(inside=True), []\nshape = (112, 112, 112)\n"
+        "volume = Volume(np.ones((1, *shape), 'f4'), Grid.from_spacing(shape, (1, 1, 1)), ('T1',))\n"
+        "job = worker.predict(sys.argv[2], [volume], {0: 0, 3: 1, 300: 2},\n"
+        "                     on_progress=lambda report, left: told.append(report.stage))\n"
+        "while 'segment' not in told and not job.finished:\n    worker.poll()\n"
+        f"assert not job.finished, job.error\n{stop}\nprint(told[-1])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script, ROOT / "UNetSegment", model], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "segment" in done.stdout and not done.stderr, (done.returncode, done.stderr)
 
 
 def faults(worker, model, cancels, kills, seed):
@@ -371,11 +392,12 @@ def test_what_a_callback_raises_is_the_callers(worker, model):
 
 @posix
 def test_a_computer_that_slept_does_not_take_its_worker_for_hung(worker, model, monkeypatch):
-    monkeypatch.setattr(client, "SILENCE", 2)
     worker.wait(worker.load(model))
+    monkeypatch.setattr(client, "SILENCE", 4)
+    monkeypatch.setattr(client, "ATTENTION", 0.1)
     job = worker.load(model)
     os.kill(worker.pid, signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(4.5)
     worker.poll()  # this program wakes up first
     os.kill(worker.pid, signal.SIGCONT)
     assert worker.wait(job)["ran"]
@@ -420,7 +442,7 @@ def pretend(code):
     ],
 )
 def test_a_strange_worker_is_ended_with_a_sentence(monkeypatch, code, words):
-    monkeypatch.setattr(client, "SILENCE", 1.5)
+    monkeypatch.setattr(client, "SILENCE", 1.5 if words == "has not answered" else 30)
     strange = Worker(pretend(code))
     job = strange.load("whatever", on_slab=lambda *_: None)
     pid = strange._process.pid
@@ -527,6 +549,43 @@ def test_what_a_crashed_program_left_is_freed_and_what_is_in_use_is_not(tmp_path
     assert not left.exists() and fresh.exists() and other.exists()
     monkeypatch.setattr(memory, "_LISTED", tmp_path / "nowhere")
     memory.sweep()
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the system does not list shared memory")
+def test_a_program_that_ends_while_it_hands_over_leaves_no_name():
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from UNetSegmentLib.worker.memory import SharedArray\n"
+        "shared = SharedArray.create((9,), 'f4')\n"
+        "print(os.getpid(), os.path.exists('/dev/shm/' + shared.describe()['name']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, ROOT / "UNetSegment"], stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    pid, was_there = done.stdout.split()
+    assert was_there == "True" and not list(SHARED.glob(f"{memory.PREFIX}{pid}-*"))
+
+
+@posix
+def test_nobody_is_ended_in_the_place_of_a_worker_that_is_gone(monkeypatch):
+    """Numbers of processes are given again."""
+    gone = Worker(pretend("sys.exit(0)"))
+    gone.start()
+    process, ended = gone._process, []
+    assert wait_until(lambda: process.exit_code is not None and process.has_said_all)
+    time.sleep(0.1)
+    monkeypatch.setattr(tree, "end", lambda *pids: ended.append(pids))
+    process.end()
+    assert not ended
+    kept = Worker(pretend("import subprocess; subprocess.Popen(['sleep', '30']); sys.exit(0)"))  # what it started lives
+    kept.start()
+    process = kept._process
+    assert wait_until(lambda: process.exit_code is not None)
+    process.end()
+    assert ended == [(process.pid,)]
+    monkeypatch.undo()
+    process.end()
+    assert wait_until(lambda: not any(reader.is_alive() for reader in process._readers))
 
 
 def test_no_resource_tracker_is_started():

@@ -7,6 +7,7 @@ frees it when both have let go, however they end.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
@@ -14,6 +15,7 @@ import secrets
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
@@ -64,6 +66,7 @@ class SharedArray:
             ) from None
         shared = cls(memory, shape, dtype)
         shared._named = True
+        _CREATED.add(shared)
         return shared
 
     @classmethod
@@ -90,6 +93,16 @@ class SharedArray:
         """Let go. Where somebody still looks at the array, the memory stays until they do no longer."""
         self.forget_name()
         self.array = np.empty(0)
+
+
+_CREATED: weakref.WeakSet[SharedArray] = weakref.WeakSet()
+
+
+@atexit.register
+def _forget_names() -> None:
+    """A program may end while it hands over a volume."""
+    for shared in list(_CREATED):
+        shared.forget_name()
 
 
 def _need_room(size: int) -> None:

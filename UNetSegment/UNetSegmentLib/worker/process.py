@@ -5,6 +5,7 @@ Both speak lines and are read in threads of their own.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import subprocess
@@ -19,6 +20,8 @@ from . import protocol, tree
 
 LAST_WORDS = 2.0
 """Seconds to wait for the last lines of a process that ended."""
+FAREWELL = 20.0
+"""Seconds that a program which ends waits for a thread of its own to finish a patch."""
 Heard = Callable[[Any, bytes], None]
 """Given the process and a line of it; called in a thread."""
 
@@ -85,7 +88,10 @@ class Child:
         """End it and what it started."""
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.close()  # type: ignore[union-attr]
-        tree.end(*filter(None, (self.pid, self.worker_pid)))
+        if self.exit_code is None or any(reader.is_alive() for reader in self._readers):
+            tree.end(
+                *filter(None, (self.pid, self.worker_pid))
+            )  # else nothing of it is left, and its number may be another's
         threading.Thread(target=self._bury, daemon=True).start()  # the system takes its time to free its memory
 
     def _bury(self) -> None:
@@ -115,7 +121,9 @@ class Inside:
                 server.serve()
             finally:
                 self._ended.set()
+                atexit.unregister(self._leave)
 
+        atexit.register(self._leave)
         for work in (serve, lambda: _read(self, self._answers, on_line)):
             threading.Thread(target=work, daemon=True).start()
 
@@ -136,6 +144,11 @@ class Inside:
             if self._requests >= 0:
                 os.close(self._requests)
                 self._requests = -1
+
+    def _leave(self) -> None:
+        """At the end of Python: a thread that it ends within a library's C++ takes the whole program with it."""
+        self.end()
+        self._ended.wait(FAREWELL)
 
 
 def _read(process: Any, stream: int, heard: Heard) -> None:

@@ -102,7 +102,7 @@ class Server:
             self._warm.clear()
             self._send({"id": number, "error": protocol.describe_error(error)})
         except Exception as error:
-            if not isinstance(error, UNetSegmentError):
+            if not isinstance(error, UNetSegmentError) and not self._gone.is_set():  # at the end much is missing
                 _LOG.exception("request %s failed", method)
             self._send({"id": number, "error": protocol.describe_error(error)})
         finally:
