@@ -363,11 +363,12 @@ class UNetSegmentTest(ModuleTest):
 def load_tests(loader, tests, pattern):
     """unittest's hook: the self-test, and the module's tests in Testing/Python where that folder is on the path.
 
-    ``test_host_contract.py`` is about the stand-in host, not about this module: it runs by its own name.
+    ``test_host_*.py`` are about the stand-in host, not about this module: they run by their own names.
     """
     suite = loader.loadTestsFromTestCase(UNetSegmentTest)
     folder = Path(__file__).parent / "Testing" / "Python"
     if str(folder) in [str(Path(entry)) for entry in sys.path]:
-        for name in ("test_scene", "test_module", "test_panel", "test_choices", "test_region", "test_frames"):
-            suite.addTests(loader.loadTestsFromName(name))
+        for path in sorted(folder.glob("test_*.py")):
+            if not path.name.startswith("test_host_"):
+                suite.addTests(loader.loadTestsFromName(path.stem))
     return suite

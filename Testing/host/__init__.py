@@ -2,7 +2,7 @@
 
 ``start()`` makes ``import slicer, vtk, qt, ctk`` work as inside Slicer; ``load_module(path)`` loads a scripted module
 unmodified and builds its panel. What ships never imports this. Where this and Slicer differ, this is wrong: see
-``UNetSegment/Testing/Python/test_host_contract.py``, which runs in both.
+``UNetSegment/Testing/Python/test_host_recorded.py`` and ``test_host_manners.py``, which run in both.
 """
 
 import atexit

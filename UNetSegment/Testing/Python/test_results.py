@@ -1,0 +1,241 @@
+"""What the panel shows of a run: growing segmentation, cards, warnings. Runs in Slicer and on the stand-in host."""
+
+import dataclasses
+import sys
+import unittest
+from pathlib import Path
+
+import numpy as np
+import qt
+import slicer
+from vtk.util.numpy_support import vtk_to_numpy
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wherever they are started from
+from panel_case import BACKEND, NO_BACKEND, PanelCase, add_sample, segment_names, setUpModule  # noqa: E402, F401
+from UNetSegmentLib.labels import Label  # noqa: E402
+from UNetSegmentLib.panel import advice, outcome  # noqa: E402
+from UNetSegmentLib.predict import InputWarning  # noqa: E402
+from UNetSegmentLib.predict.sanity import check  # noqa: E402
+from UNetSegmentLib.scene import world_volume  # noqa: E402
+from UNetSegmentLib.worker import Worker  # noqa: E402
+
+
+class ResultTest(PanelCase):
+    def apply(self):
+        self.panel.ui.applyButton.click()
+        self.finish()
+
+    def test_cards_newest_on_top_earlier_ones_folded(self):
+        self.panel.ui.inputSelector1.setCurrentNode(add_sample())
+        for _ in range(3):
+            self.apply()
+        shown = self.panel._cards.shown
+        self.assertEqual([each.widget.collapsed for each in shown], [False, True, True])
+        layout = self.panel.ui.cardsPanel.layout()
+        self.assertEqual(layout.itemAt(0).widget(), shown[0].widget)
+        self.assertIn("→ Hippocampus", shown[0].widget.text)
+        self.assertIn("0.1 s · CPU fp32", shown[0].card.line)
+        self.assertRegex(dict(shown[0].card.rows)["Anterior hippocampus"], r"^[0-9.]+ ml$")
+
+    def test_long_names_do_not_widen_the_panel(self):
+        ui, window = self.panel.ui, self.panel.parent
+        volume = add_sample()
+        ui.inputSelector1.setCurrentNode(volume)
+        before = window.minimumSizeHint.width()
+        name = "301: t1_mprage_sag_p2_iso_1.0 after contrast, second visit " * 3 + "_".join(["reformatted"] * 9)
+        self.worker.warnings = [InputWarning("T1", "ct_for_mr", f"Volume '{name}' looks like CT.")]
+        volume.SetName(name)
+        region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
+        ui.regionSelector.setCurrentNode(region)
+        self.panel.onRegionAdded(region)
+        self.apply()
+        slicer.app.processEvents()
+        self.assertIn(name, self.panel._cards.shown[0].widget.text)
+        self.assertIn(name, ui.optionsButton.text)
+        self.assertLessEqual(window.minimumSizeHint.width(), max(before, 400))
+
+    def test_a_card_whose_node_went_offers_the_log_only(self):
+        self.panel.ui.inputSelector1.setCurrentNode(add_sample())
+        self.apply()
+        (shown,) = self.panel._cards.shown
+        slicer.mrmlScene.RemoveNode(shown.node)
+        self.panel.refresh()
+        self.assertEqual([button.enabled for button in shown.buttons], [False, False, False, True])
+        shown.buttons[-1].click()
+        self.assertIn("a line of its log", self.panel._paper.text.plainText)
+        self.panel._paper.dialog.hide()
+
+    def test_closing_the_scene_takes_the_cards(self):
+        self.panel.ui.inputSelector1.setCurrentNode(add_sample())
+        self.apply()
+        (card,) = self.panel._cards.shown
+        slicer.mrmlScene.Clear()
+        self.assertEqual(self.panel._cards.shown, [])
+        self.assertEqual((card.node, card.volume), (None, None))  # whoever still holds the card: not the voxels
+
+    def test_many_structures_are_a_table(self):
+        labels = [Label(n, f"structure {n}") for n in range(1, 30)]
+        ran = {"seconds": "2", "device": "cpu", "notes": "Memory was short."}
+        card = outcome.card("mri", "All", labels, {label.value: 0.0123 for label in labels}, ran)
+        self.assertTrue(card.is_long)
+        self.assertNotIn("structure 3", card.html())
+        self.assertIn("Memory was short.", card.html())
+        self.assertEqual(card.rows[0], ("structure 1", "0.012 ml"))
+        shown = self.panel._cards.add(card, None, None, ran)
+        self.assertEqual(shown.widget.findChildren(qt.QTreeWidget)[0].topLevelItemCount, 29)
+        self.panel._cards.clear()
+
+    def test_warnings_stand_under_the_input_and_in_the_card(self):
+        ui, volume = self.panel.ui, add_sample()
+        words = "Volume 'x' looks like CT; it can be run anyway."
+        self.worker.warnings = [InputWarning("T1", "ct_for_mr", words)]
+        ui.inputSelector1.setCurrentNode(volume)
+        seen = []
+        self.worker.during = lambda: seen.append(ui.inputHint1.text)
+        self.apply()
+        self.assertEqual(seen, [words])
+        self.assertIn(words, ui.inputHint1.text)
+        self.assertEqual(self.panel._cards.shown[0].card.warnings, (words,))
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.assertEqual(ui.inputHint1.text, "")  # it was about the other volume
+
+    def test_what_looks_wrong_is_said_before_apply(self):
+        ui = self.panel.ui
+        volume = slicer.util.addVolumeFromArray(np.zeros((20, 20, 20), np.int16), name="nothing")
+        ui.inputSelector1.setCurrentNode(volume)
+        self.wait_for(lambda: ui.inputHint1.text != "")
+        self.assertIn("'nothing'", ui.inputHint1.text)
+        self.assertTrue(ui.applyButton.enabled)
+        volume.GetImageData().GetPointData().Initialize()
+        self.panel._advice.forget()
+        self.panel.refresh()
+        self.wait_for(lambda: "has no voxels" in ui.inputHint1.text)
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.panel._advice.look()
+        self.assertEqual(ui.inputHint1.text, "")
+
+    def test_what_looks_quite_wrong_is_asked_about_once(self):
+        ui, asked = self.panel.ui, self.panel._advice
+        self.untested()
+        steps = np.broadcast_to(np.int16([-1000, 40]).repeat(10), (20, 20, 20))  # air and soft tissue in a CT
+        noise = np.random.default_rng(0).normal(0, 20, (20, 20, 20))
+        volume = slicer.util.addVolumeFromArray((steps + noise).astype(np.int16), name="torso")
+        ui.inputSelector1.setCurrentNode(volume)
+        ui.applyButton.click()  # at once, before the volume was looked at by itself
+        self.assertIsNone(self.panel._run)
+        self.assertIn("'torso' looks like a CT", ui.inputHint1.text)
+        self.assertIn("Segment anyway?", ui.statusLabel.text)
+        self.assertEqual(ui.applyButton.text, "Segment anyway")
+        ui.applyButton.click()  # a double click is no answer
+        self.assertIsNone(self.panel._run)
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.assertEqual(ui.applyButton.text, "Apply")
+        self.assertEqual(ui.statusLabel.text, "")
+        self.apply()  # nothing is wrong with this one
+        self.assertEqual(len(self.panel._cards.shown), 1)
+        ui.inputSelector1.setCurrentNode(volume)
+        ui.applyButton.click()
+        asked._asked_at -= 1
+        ui.applyButton.click()
+        self.assertIsNotNone(self.panel._run)
+        self.finish()
+        self.apply()  # it was agreed to
+        self.assertEqual(len(self.panel._cards.shown), 3)
+        slicer.mrmlScene.Clear()
+        self.panel.initializeParameterNode()
+        self.assertFalse(asked._agreed)
+
+    def test_a_region_answers_for_an_image_that_is_too_large(self):
+        ui = self.panel.ui
+        self.untested()
+        ui.inputSelector1.setCurrentNode(add_sample())
+        large = [InputWarning("", "field_of_view_large", "Volume 'x' shows too much.")]
+        before, self.panel.logic.check = self.panel.logic.check, lambda nodes, model: large
+        self.addCleanup(setattr, self.panel.logic, "check", before)
+        self.panel._advice.forget()
+        ui.applyButton.click()
+        self.assertEqual(ui.applyButton.text, "Segment anyway")
+        region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+        self.panel.onRegionAdded(region)
+        ui.regionSelector.setCurrentNode(region)
+        self.apply()
+        self.assertEqual(len(self.panel._cards.shown), 1)
+
+    def test_one_volume_for_two_channels_is_asked_about(self):
+        panel, ui = self.panel, self.panel.ui
+        self.untested()
+        name = panel.model.name
+        manifest, problem = panel.model.known[name]
+        second = dataclasses.replace(manifest.channels[0], name="T2", title="T2-weighted MRI")
+        two = dataclasses.replace(manifest, channels=(*manifest.channels, second))
+        panel.model.known[name] = (two, problem)
+        self.addCleanup(panel.model.known.__setitem__, name, (manifest, problem))
+        before, panel.logic.check = panel.logic.check, lambda nodes, model: check([world_volume(n) for n in nodes], two)
+        self.addCleanup(setattr, panel.logic, "check", before)
+        volume = add_sample()
+        ui.inputSelector1.setCurrentNode(volume)
+        ui.inputSelector2.setCurrentNode(volume)
+        self.wait_for(lambda: "shows the same image" in ui.inputHint2.text)
+        ui.applyButton.click()
+        self.assertIsNone(panel._run)
+        self.assertEqual(ui.applyButton.text, "Segment anyway")
+
+    def untested(self):
+        """As a person has it: in testing mode nothing is asked."""
+        before, advice.asks = advice.asks, lambda: True
+        self.addCleanup(setattr, advice, "asks", before)
+
+    def test_a_new_segmentation_grows_and_goes_where_it_is_cancelled(self):
+        ui, sizes = self.panel.ui, []
+        ui.inputSelector1.setCurrentNode(add_sample())
+
+        def look():
+            (node,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+            image = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+            sizes.append(np.count_nonzero(vtk_to_numpy(image.GetPointData().GetScalars())))
+            self.assertEqual(segment_names(node), ["Anterior hippocampus", "Posterior hippocampus"])
+
+        self.worker.during = look
+        self.apply()
+        node = ui.outputSelector.currentNode()
+        image = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+        whole = np.count_nonzero(vtk_to_numpy(image.GetPointData().GetScalars()))
+        self.assertTrue(0 < sizes[0] < whole, (sizes, whole))
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
+        ui.outputSelector.setCurrentNode(None)
+        before = slicer.mrmlScene.GetNumberOfNodes()
+        self.worker.during = ui.applyButton.click
+        self.apply()
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
+        self.assertIn("Cancelled", ui.statusLabel.text)
+
+    def test_a_growing_segmentation_that_the_user_deletes(self):
+        ui = self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.worker.during = lambda: slicer.mrmlScene.RemoveNode(
+            slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
+        )
+        self.apply()
+        self.assertIn("was removed while", ui.statusLabel.text)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+
+    @unittest.skipUnless(BACKEND, NO_BACKEND)
+    def test_where_no_worker_can_be_started_the_work_is_done_in_this_process(self):
+        ui, logic = self.panel.ui, self.panel.logic
+        for command in (["/no/such/python"], [sys.executable, "-c", "exit(3)"]):  # refused, or gone at once
+            with self.subTest(command):
+                logic._worker = Worker(command)
+                self.addCleanup(logic.stop)
+                ui.inputSelector1.setCurrentNode(add_sample())
+                with self.assertLogs(level="WARNING") as logged:
+                    self.apply()
+                self.assertIn("inside of Slicer", logged.output[0])
+                self.assertEqual(ui.statusLabel.text, "")
+                self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
+                self.assertTrue(logic.worker().is_inside)
+                logic.stop()
+                slicer.mrmlScene.Clear(0)
+
+
+if __name__ == "__main__":
+    unittest.main()
