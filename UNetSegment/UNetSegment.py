@@ -134,7 +134,6 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         self._engine = engine
         self._ready = (None, None)
         self.lastResult = None
-        self.lastOutcome = None
 
     def getParameterNode(self):
         return UNetSegmentParameterNode(super().getParameterNode())
@@ -187,7 +186,6 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         kept = LabelMap(result.labels.array, result.labels.grid, labels) if keep is not None else result.labels
         written = scene.write_segmentation(kept, nodes[0], outputSegmentation, name, result.provenance, show3D)
         self.lastResult = result
-        self.lastOutcome = scene.Result(written, kept.segments, kept.volumes_ml(), dict(result.provenance))
         return written
 
     def _predictor(self, loaded, device: str, mode: str, mirror: Optional[bool], folds: str):

@@ -120,3 +120,16 @@ def dynunet_package(root: Path, seed: int = 0, **changes: Any) -> Path:
     files = {"torch": ("models/model.pt", weights.getvalue()), "onnx": ("models/model.onnx", onnx.read_bytes())}
     onnx.unlink()
     return write(root, raw, files)
+
+
+def random_linear(outputs: int, channels: int = 1, seed: int = 0, size: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (outputs, channels, size, size, size) and bias (outputs,) of a random convolution."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((outputs, channels, size, size, size)) / size**1.5, rng.standard_normal(outputs) * 0.3
+
+
+def labels_for(count: int, regions: bool = False) -> list[dict[str, Any]]:
+    """Labels of ``count`` classes, or the background and ``count`` regions."""
+    return [{"value": 0, "name": "background"}] + [
+        {"value": n if count < 9 else 3 * n, "name": f"Structure {n}"} for n in range(1, count + regions)
+    ]
