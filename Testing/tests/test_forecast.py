@@ -196,8 +196,14 @@ def test_a_forecast_in_words(seconds, words):
     assert state.about(seconds) == words
 
 
+def test_the_time_left_in_words():
+    assert state.remaining(None, 9) == state.remaining(50, 1) == ""
+    assert [state.remaining(s, 9) for s in (0.2, 14.4, 1061)] == ["1 s left", "14 s left", "18 min left"]
+
+
 def test_the_line_about_what_will_happen():
     assert state.plan_line(None, "Automatic", "") == "Automatic"
+    assert state.plan_line(None, "Automatic", "about 20 s") == "Automatic, about 20 s"
     assert state.plan_line(RAN, "Automatic", "about 20 s") == "about 20 s on CPU (16-bit, proven here)"
     words = "about 20 s on CPU (16-bit, proven here) · region R"
     assert state.plan_line(RAN, "Automatic", "about 20 s", "R") == words

@@ -21,6 +21,7 @@ class HierarchyPlugin:
         self.scriptedPlugin = scriptedPlugin  # nothing else keeps it alive
         scriptedPlugin.name = "UNetSegment"
         self.action = qt.QAction(_("Segment with U-Net..."), scriptedPlugin)
+        self.action.setObjectName("SegmentWithUNetAction")
         self.action.connect("triggered()", self.onAction)
         slicer.qSlicerSubjectHierarchyPluginHandler.instance().registerPlugin(scriptedPlugin)
 

@@ -311,4 +311,4 @@ class ModelChooser:
 
 def _nothing() -> str:
     """The card where no model fits the search."""
-    return f"<p>{_('No model has all these words.')}</p>"
+    return f"<p>{_('No model has all these words; take some away, or import a model from a file or folder.')}</p>"

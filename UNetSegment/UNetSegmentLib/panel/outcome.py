@@ -71,7 +71,7 @@ def card(
         title=title,
         line=" · ".join(filter(None, [seconds, state.where(provenance)])),
         rows=tuple((label.name, millilitres(volumes_ml[label.value])) for label in labels),
-        warnings=tuple(warning.message for warning in warnings),
+        warnings=tuple(warning.short for warning in warnings),
         notes=provenance.get("notes", ""),
         colors=tuple(label.color for label in labels),
     )

@@ -338,7 +338,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onProgress(self, report: Any, secondsLeft: float | None = None) -> None:
         """Show how far it is."""
         self.ui.progressBar.setValue(round(1000 * report.fraction))
-        left = state.remaining(secondsLeft, time.monotonic() - self._began)
+        left = state.remaining(secondsLeft, time.monotonic() - self._began, _)
         self.say(" · ".join(part for part in (report.message, left) if part))
 
     def onWarnings(self, warnings: list) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_INPUTS = 4
 """Rows the panel has; models with more channels run by script."""
+LONGEST_LABEL = 24
+"""Characters of a channel's title that leave room for the volume's name beside it; its name stands for a longer one."""
 
 
 def installed_models() -> dict[str, tuple[Manifest | None, str]]:
@@ -167,7 +169,9 @@ def _rows(
             rows.append(InputRow("", visible=False))
             continue
         channel = channels[index] if channels else None
-        label = (channel.title or channel.name) if channel else tr("Volume")
+        label = tr("Volume")
+        if channel is not None:
+            label = channel.title if channel.title and len(channel.title) <= LONGEST_LABEL else channel.name
         hint = ""
         if channel is not None and not (index < len(chosen) and chosen[index]):
             if not has_volumes:
@@ -190,13 +194,13 @@ def _rows(
 def _warned(
     rows: tuple[InputRow, ...], manifest: Manifest | None, warnings: Sequence[InputWarning]
 ) -> tuple[InputRow, ...]:
-    """The rows with each warning under the input it concerns; what concerns all of them stands under the last."""
+    """The rows with each warning under the input it concerns; what concerns all of them stands under the last, at the end."""
     names = [channel.name for channel in manifest.channels[:MAX_INPUTS]] if manifest else []
     rows_ = list(rows)
-    for warning in warnings:
+    for warning in sorted(warnings, key=lambda warning: warning.channel not in names):
         index = names.index(warning.channel) if warning.channel in names else len(names) - 1
         if index >= 0:
-            words = "\n".join(filter(None, [rows_[index].hint, warning.message]))
+            words = "\n".join(filter(None, [rows_[index].hint, warning.short]))
             rows_[index] = replace(rows_[index], hint=words)
     return tuple(rows_)
 
@@ -217,7 +221,7 @@ def plan_line(
         words = ", ".join(filter(None, [bits, tr("proven here") if ran.get("reference_dice") else ""]))
         chosen = ran.get("device", "").upper() + (f" ({words})" if words else "")
     if expected:
-        chosen = tr("{time} on {device}").format(time=expected, device=chosen)
+        chosen = (tr("{time} on {device}") if ran else tr("{device}, {time}")).format(time=expected, device=chosen)
     return " · ".join(filter(None, [chosen, tr("region {name}").format(name=region) if region else ""]))
 
 
@@ -249,9 +253,13 @@ def log_text(ran: Mapping[str, str] | None, lines: Sequence[str]) -> str:
     return "\n".join([*(f"{key}: {value}" for key, value in (ran or {}).items()), "", *lines[-200:]])
 
 
-def remaining(seconds: float | None, elapsed: float) -> str:
-    """Seconds left, as words, once enough is known."""
-    return "" if seconds is None or elapsed < 2 else f"{max(round(seconds), 1)} s left"
+def remaining(seconds: float | None, elapsed: float, tr: Callable[[str], str] = lambda text: text) -> str:
+    """The time left, in words, once enough is known: ``14 s left``, ``18 min left``."""
+    if seconds is None or elapsed < 2:
+        return ""
+    if seconds < 100:
+        return tr("{count} s left").format(count=max(round(seconds), 1))
+    return tr("{count} min left").format(count=round(seconds / 60))
 
 
 def where(ran: Mapping[str, str]) -> str:

@@ -11,6 +11,8 @@ SEVERE = frozenset(
 """Codes of what makes a result meaningless, or a run long for nothing: a person should have read it before."""
 STOPS = frozenset({"refused", "model"})
 """Codes of what a run would end with: because of an input, or of the model."""
+ANYWAY = "it can be run anyway"
+"""How the sentences end that stop nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class InputWarning:
     def is_severe(self) -> bool:
         """Whether the result probably means nothing."""
         return self.code in SEVERE
+
+    @property
+    def short(self) -> str:
+        """The sentence without that it can be run anyway: where a button says so, or it has been run."""
+        return self.message.replace(f"; {ANYWAY}.", ".")
 
     @property
     def stops(self) -> bool:

@@ -18,7 +18,7 @@ from ..package import Manifest
 from ..package.recipe import Channel
 from ..volume import Volume
 from .appearance import Appearance
-from .reports import InputWarning
+from .reports import ANYWAY, InputWarning
 from .trained_on import TrainedOn, number
 
 COARSER, FINER = 3.5, 5.0
@@ -34,7 +34,6 @@ MARGIN = 0.5
 """An intensity statistic may lie outside of the training images' range by this part of its width."""
 _WIDTHS = {"zero": 0.2, "middle": 0.4, "roughness": 0.05, "least": 0.3, "most": 0.6, "low": 0.2, "high": 0.3}
 """The least width of a range, so that a few much-alike training images do not make every other image look strange."""
-_ANYWAY = "it can be run anyway"
 
 
 def check(volumes: Sequence[Volume], manifest: Manifest) -> list[InputWarning]:
@@ -80,7 +79,7 @@ class _Input:
         return cls(channel, volume.channels[index] or channel.name, volume, Appearance.of(volume.array[index]))
 
     def warn(self, code: str, message: str) -> InputWarning:
-        return InputWarning(self.channel.name, code, f"Volume '{self.name}' {message}; {_ANYWAY}.")
+        return InputWarning(self.channel.name, code, f"Volume '{self.name}' {message}; {ANYWAY}.")
 
 
 def _channels(volumes: Sequence[Volume]) -> Iterator[tuple[Volume, int]]:
@@ -109,7 +108,7 @@ def _geometry(volume: Volume, name: str, known: TrainedOn) -> Iterator[InputWarn
         yield InputWarning(
             "", "no_geometry",
             f"Volume '{name}' says neither where it lies nor how it is turned (spacing 1 mm, origin 0, axes as stored), "
-            f"as files do that lost their header, so left and right or its size may be wrong; {_ANYWAY}.",
+            f"as files do that lost their header, so left and right or its size may be wrong; {ANYWAY}.",
         )  # fmt: skip
     high = known.spacing.get("max", usual)
     low = known.spacing.get("min", usual)
@@ -117,11 +116,11 @@ def _geometry(volume: Volume, name: str, known: TrainedOn) -> Iterator[InputWarn
         coarse, fine = float((spacing / high).max()), float((low / spacing).max())
         words = f"Volume '{name}' has a spacing of {_mm(spacing)} mm where the model was trained on {_mm(usual)} mm"
         if fine > FINER:
-            yield InputWarning("", "spacing", f"{words}: its unit may be wrong (cm or m for mm?); {_ANYWAY}.")
+            yield InputWarning("", "spacing", f"{words}: its unit may be wrong (cm or m for mm?); {ANYWAY}.")
             return
         if coarse > COARSER:
             yield InputWarning(
-                "", "spacing", f"{words}: too coarse for what it should find, or the unit is wrong; {_ANYWAY}."
+                "", "spacing", f"{words}: too coarse for what it should find, or the unit is wrong; {ANYWAY}."
             )
             return
     most, least = (known.size.get(way, known.size.get("median")) for way in ("max", "min"))
@@ -132,7 +131,7 @@ def _geometry(volume: Volume, name: str, known: TrainedOn) -> Iterator[InputWarn
                 "", "field_of_view_large",
                 f"Volume '{name}' shows {_mm(extent)} mm, far more than the {_mm(known.size.get('median', most))} mm "
                 f"that the model was trained on, and structures may be found where there are none: crop it first "
-                f"where you can; {_ANYWAY}.",
+                f"where you can; {ANYWAY}.",
             )  # fmt: skip
             return
     patch = known.patch(grid.spacing)
@@ -142,7 +141,7 @@ def _geometry(volume: Volume, name: str, known: TrainedOn) -> Iterator[InputWarn
         yield InputWarning(
             "", "field_of_view_small",
             f"Volume '{name}' shows only {_mm(extent)} mm where the model looks at {_mm(known.patch(grid.spacing))} mm at "
-            f"once, so it may miss what it needs around the structure; {_ANYWAY}.",
+            f"once, so it may miss what it needs around the structure; {ANYWAY}.",
         )  # fmt: skip
 
 
@@ -156,7 +155,7 @@ def _copies(inputs: Sequence[_Input]) -> Iterator[InputWarning]:
             yield InputWarning(
                 b.channel.name, "same_image",
                 f"Volume '{b.name}' for {b.channel.name} shows the same image as '{a.name}' for {a.channel.name}, so "
-                f"one of them was probably chosen by mistake; {_ANYWAY}.",
+                f"one of them was probably chosen by mistake; {ANYWAY}.",
             )  # fmt: skip
 
 
@@ -360,5 +359,5 @@ def _swapped(inputs: Sequence[_Input], known: TrainedOn) -> Iterator[InputWarnin
             yield InputWarning(
                 "", "swapped",
                 f"Volume '{a.name}' given for {a.channel.name} looks like {b.channel.name}, and '{b.name}' given for "
-                f"{b.channel.name} like {a.channel.name}, so they may have been swapped; {_ANYWAY}.",
+                f"{b.channel.name} like {a.channel.name}, so they may have been swapped; {ANYWAY}.",
             )  # fmt: skip
