@@ -213,19 +213,19 @@ def _binding(w, field):
         lambda: to(getattr(w, name)),
         lambda value: setattr(w, name, value),
     )
-    if kind is bool and base in (qt.QCheckBox, ctk.ctkCheckBox, qt.QPushButton, ctk.ctkCheckablePushButton):
+    if kind is bool and base in (qt.QCheckBox, qt.QPushButton):
         if base is qt.QPushButton:
             w.checkable = True
-        return ("stateChanged" if base in (qt.QCheckBox, ctk.ctkCheckBox) else "toggled", *attribute("checked"))
+        return ("stateChanged" if base is qt.QCheckBox else "toggled", *attribute("checked"))
     numeric = (qt.QSlider, qt.QSpinBox) if kind is int else ()
-    real = (qt.QDoubleSpinBox, ctk.ctkSliderWidget, ctk.ctkDoubleSpinBox, slicer.qMRMLSliderWidget, slicer.qMRMLSpinBox)
+    real = (qt.QDoubleSpinBox, ctk.ctkSliderWidget)
     if kind in (int, float) and base in numeric + real:
         if base in real and (kind is int or find(Decimals)):
             w.decimals = 0 if kind is int else find(Decimals).value
         if find(SingleStep):
             w.singleStep = find(SingleStep).value
         limits = find(WithinRange) or find(Minimum), find(WithinRange) or find(Maximum)
-        if None in limits and base in (qt.QSlider, ctk.ctkSliderWidget, slicer.qMRMLSliderWidget):
+        if None in limits and base in (qt.QSlider, ctk.ctkSliderWidget):
             raise RuntimeError(
                 f"Cannot have a connection to {base.__name__} where the {kind.__name__} type is unbounded."
             )
@@ -233,7 +233,7 @@ def _binding(w, field):
         w.minimum = limits[0].minimum if limits[0] else -top
         w.maximum = limits[1].maximum if limits[1] else top
         return ("valueChanged", *attribute("value", kind))
-    if base in (qt.QComboBox, ctk.ctkComboBox) and issubclass(kind, str | int | float | enum.Enum):
+    if base is qt.QComboBox and issubclass(kind, str | int | float | enum.Enum):
         if issubclass(kind, enum.Enum):
             choices, labels = list(kind), [e.label() if hasattr(e, "label") else e.name for e in kind]
         elif find(Choice) is None:
@@ -261,8 +261,6 @@ def _binding(w, field):
         )
     if issubclass(kind, pathlib.PurePath) and base is ctk.ctkPathLineEdit:
         return ("currentPathChanged", lambda: kind(w.currentPath), lambda value: setattr(w, "currentPath", str(value)))
-    if issubclass(kind, pathlib.PurePath) and base is ctk.ctkDirectoryButton:
-        return ("directoryChanged", lambda: kind(w.directory), lambda value: setattr(w, "directory", str(value)))
     if field.is_node and base is slicer.qMRMLNodeComboBox:
         return ("currentNodeChanged", lambda: w.currentNode(), lambda value: w.setCurrentNode(value))
     raise RuntimeError(f"Unable to create GUI connector from datatype '{field.annotated}' to widget type '{base}'.")

@@ -1,25 +1,18 @@
 """CTK's widgets, as far as module panels use them: written for PySide6, named and behaving as CTK's."""
 
-from pathlib import Path
-
 from PySide6.QtCore import Property, QEvent, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QIcon, QPainter, QStandardItemModel
+from PySide6.QtGui import QIcon, QPainter
 from PySide6.QtWidgets import (
     QAbstractButton,
-    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QFileDialog,
-    QGroupBox,
     QHBoxLayout,
     QLineEdit,
-    QMessageBox,
-    QPushButton,
     QSizePolicy,
     QSlider,
     QStyle,
     QStyleOptionButton,
-    QTextBrowser,
     QToolButton,
     QWidget,
 )
@@ -49,6 +42,10 @@ class ctkCollapsibleButton(QAbstractButton):
     contentsMidLineWidth = stored(int, "contentsMidLineWidth", 0)
     contentsFrameShape = stored(int, "contentsFrameShape", 0)
     contentsFrameShadow = stored(int, "contentsFrameShadow", 16)
+    flat = stored(bool, "flat", False)
+    buttonTextAlignment, indicatorAlignment = (
+        stored(int, n, 129) for n in ("buttonTextAlignment", "indicatorAlignment")
+    )
 
     def __init__(self, *args):
         text = next((a for a in args if isinstance(a, str)), "")
@@ -164,83 +161,9 @@ class ctkCollapsibleButton(QAbstractButton):
         )
 
 
-class ctkCollapsibleGroupBox(QGroupBox):
-    collapsedHeight = stored(int, "collapsedHeight", 14)
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.setCheckable(True)
-        self.setChecked(True)
-        self._hidden_by_fold = []
-        self.toggled.connect(self._show)
-
-    def _get_collapsed(self):
-        return not self.isChecked()
-
-    def setCollapsed(self, fold):
-        self.setChecked(not fold)
-
-    collapsed = Property(bool, _get_collapsed, setCollapsed)
-
-    def _show(self, on):
-        if not on:
-            self._hidden_by_fold = [c for c in self.children() if isinstance(c, QWidget) and not c.isHidden()]
-        for child in self._hidden_by_fold:
-            child.setVisible(on)
-            child.setEnabled(True)
-
-
-class ctkComboBox(QComboBox):
-    defaultText = stored(str, "defaultText", "", "update")
-    defaultIcon = stored(QIcon, "defaultIcon", QIcon())
-    forceDefault = stored(bool, "forceDefault", False)
-
-    def _get_data(self):
-        return str(self.currentData() or "")
-
-    def setCurrentUserDataAsString(self, value):
-        self.setCurrentIndex(self.findData(value))
-
-    currentUserDataAsString = Property(str, _get_data, setCurrentUserDataAsString)
-
-
-class ctkCheckableComboBox(QComboBox):
-    checkedIndexesChanged = Signal()
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.setModel(QStandardItemModel(0, 1, self))
-        self.model().itemChanged.connect(lambda item: self.checkedIndexesChanged.emit())
-        self.model().rowsInserted.connect(lambda parent, first, last: self._make_checkable(first, last))
-
-    def _make_checkable(self, first, last):
-        for row in range(first, last + 1):
-            item = self.model().item(row)
-            if item is not None and not item.isCheckable():
-                item.setCheckable(True)
-
-    def checkableModel(self):
-        return self.model()
-
-    def checkState(self, index):
-        return self.model().itemFromIndex(index).checkState()
-
-    def setCheckState(self, index, state):
-        self.model().itemFromIndex(index).setCheckState(Qt.CheckState(state))
-
-    def checkedIndexes(self):
-        rows = range(self.count())
-        return [self.model().index(r, 0) for r in rows if self.model().item(r).checkState() == Qt.Checked]
-
-    def allChecked(self):
-        return len(self.checkedIndexes()) == self.count()
-
-    def noneChecked(self):
-        return not self.checkedIndexes()
-
-
 class ctkSearchBox(QLineEdit):
     showSearchIcon = stored(bool, "showSearchIcon", False)
+    searchIcon, clearIcon = stored(QIcon, "searchIcon", QIcon()), stored(QIcon, "clearIcon", QIcon())
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -299,58 +222,36 @@ class ctkPathLineEdit(QWidget):
             self.setCurrentPath(path)
 
 
-class ctkDirectoryButton(QWidget):
-    directoryChanged = Signal(str)
-    directorySelected = Signal(str)
-    caption = stored(str, "caption", "")
-    text = stored(str, "text", "", "_label")
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._button, self._directory = QPushButton(self), str(Path.cwd())
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self._button)
-        self._button.clicked.connect(self.browse)
-        self._label()
-
-    def _label(self):
-        self._button.setText(self.text or self._directory)
-
-    def _get_directory(self):
-        return self._directory
-
-    def setDirectory(self, path):
-        if path != self._directory:
-            self._directory = path
-            self._label()
-            self.directoryChanged.emit(path)
-
-    directory = Property(str, _get_directory, setDirectory)
-
-    def browse(self):
-        path = QFileDialog.getExistingDirectory(self, self.caption, self._directory)
-        if path:
-            self.setDirectory(path)
-            self.directorySelected.emit(path)
-
-
-class _Number(QWidget):
-    """Common part of the CTK widgets that hold one real number."""
+class ctkSliderWidget(QWidget):
+    """A slider and a spin box that hold one real number."""
 
     valueChanged = Signal(float)
+    valueIsChanging = Signal(float)
     decimalsChanged = Signal(int)
     signal_aliases = {"valueChanged(double)": ("valueChanged(double)", None)}
+    tracking = stored(bool, "tracking", True)
+    pageStep = stored(float, "pageStep", 10.0)
+    tickInterval = stored(float, "tickInterval", 0.0)
+    spinBoxVisible = Property(bool, lambda self: not self._spin.isHidden(), lambda self, v: self._spin.setVisible(v))
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._spin = QDoubleSpinBox(self)
-        self._row = QHBoxLayout(self)
-        self._row.setContentsMargins(0, 0, 0, 0)
-        self._row.addWidget(self._spin)
+        self._slider, self._spin = QSlider(Qt.Horizontal, self), QDoubleSpinBox(self)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._slider)
+        row.addWidget(self._spin)
+        self._slider.setRange(0, 1000)
+        self._slider.sliderMoved.connect(self._moved)
         self._spin.valueChanged.connect(self._changed)
 
+    def _moved(self, step):
+        self._spin.setValue(self._spin.minimum() + step / 1000 * (self._spin.maximum() - self._spin.minimum()))
+
     def _changed(self, value):
+        span = self._spin.maximum() - self._spin.minimum()
+        self._slider.setValue(round(1000 * (value - self._spin.minimum()) / span) if span else 0)
+        self.valueIsChanging.emit(value)
         self.valueChanged.emit(value)
 
     def setDecimals(self, count):
@@ -363,11 +264,17 @@ class _Number(QWidget):
     def setValueIfDifferent(self, value):
         self._spin.setValue(value)
 
+    def setSpinBoxVisible(self, visible):
+        self._spin.setVisible(visible)
+
     def stepUp(self):
         self._spin.stepUp()
 
     def stepDown(self):
         self._spin.stepDown()
+
+    def reset(self):
+        self.setValue(0)
 
     def _bound(self, which, value):
         getattr(self._spin, which)(max(-1e300, min(1e300, value)))
@@ -379,85 +286,6 @@ class _Number(QWidget):
     decimals = Property(int, lambda self: self._spin.decimals(), setDecimals)
     prefix = Property(str, lambda self: self._spin.prefix(), lambda self, v: self._spin.setPrefix(v))
     suffix = Property(str, lambda self: self._spin.suffix(), lambda self, v: self._spin.setSuffix(v))
-
-
-class ctkDoubleSpinBox(_Number):
-    editingFinished = Signal()
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._spin.editingFinished.connect(self.editingFinished)
-
-
-class ctkSliderWidget(_Number):
-    valueIsChanging = Signal(float)
-    tracking = stored(bool, "tracking", True)
-    pageStep = stored(float, "pageStep", 10.0)
-    tickInterval = stored(float, "tickInterval", 0.0)
-    spinBoxVisible = Property(bool, lambda self: not self._spin.isHidden(), lambda self, v: self._spin.setVisible(v))
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._slider = QSlider(Qt.Horizontal, self)
-        self._slider.setRange(0, 1000)
-        self._row.insertWidget(0, self._slider)
-        self._slider.sliderMoved.connect(self._moved)
-
-    def _moved(self, step):
-        self._spin.setValue(self._spin.minimum() + step / 1000 * (self._spin.maximum() - self._spin.minimum()))
-
-    def _changed(self, value):
-        span = self._spin.maximum() - self._spin.minimum()
-        self._slider.setValue(round(1000 * (value - self._spin.minimum()) / span) if span else 0)
-        self.valueIsChanging.emit(value)
-        super()._changed(value)
-
-    def setSpinBoxVisible(self, visible):
-        self._spin.setVisible(visible)
-
-    def reset(self):
-        self.setValue(0)
-
-
-class ctkCheckBox(QCheckBox):
-    indicatorIcon = stored(QIcon, "indicatorIcon", QIcon())
-    indicatorIconSize = stored(QSize, "indicatorIconSize", QSize())
-
-
-class ctkPushButton(QPushButton):
-    pass
-
-
-class ctkCheckablePushButton(ctkPushButton):
-    checkBoxControlsButtonToggleState = stored(bool, "checkBoxControlsButtonToggleState", True)
-
-
-class ctkMenuButton(QPushButton):
-    pass
-
-
-class ctkFittedTextBrowser(QTextBrowser):
-    collapsed = stored(bool, "collapsed", True)
-
-
-class ctkMessageBox(QMessageBox):
-    dontShowAgain = stored(bool, "dontShowAgain", False)
-    dontShowAgainVisible = stored(bool, "dontShowAgainVisible", False)
-    dontShowAgainSettingsKey = stored(str, "dontShowAgainSettingsKey", "")
-
-
-class ctkColorPickerButton(QPushButton):
-    colorChanged = Signal(QColor)
-
-    def _get_color(self):
-        return self.__dict__.get("_color", QColor(Qt.black))
-
-    def setColor(self, color):
-        if color != self._get_color():
-            self._color = color
-            self.colorChanged.emit(color)
-
-    color = Property(QColor, _get_color, setColor)
 
 
 CLASSES = {c.__name__: c for c in list(globals().values()) if isinstance(c, type) and c.__name__.startswith("ctk")}

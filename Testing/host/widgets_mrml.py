@@ -4,7 +4,7 @@ import vtk
 from PySide6.QtCore import Property, QObject, Signal
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QInputDialog, QSizePolicy, QWidget
 
-from .widgets_ctk import ctkDoubleSpinBox, ctkSliderWidget, stored
+from .widgets_ctk import stored
 
 
 def node_signal(name: str, argument: str = "vtkMRMLNode*") -> dict:
@@ -63,16 +63,6 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
         from . import pythonqt, scripted
 
         scripted.fill(pythonqt.proxy_of(self))
-
-
-class qMRMLSpinBox(ctkDoubleSpinBox):
-    quantity = stored(str, "quantity", "")
-    mrmlScene, setMRMLScene, _scene = _SceneHolder.mrmlScene, lambda self, s: setattr(self, "_scene", s), None
-
-
-class qMRMLSliderWidget(ctkSliderWidget):
-    quantity = stored(str, "quantity", "")
-    mrmlScene, setMRMLScene, _scene = _SceneHolder.mrmlScene, lambda self, s: setattr(self, "_scene", s), None
 
 
 class qMRMLNodeComboBox(QWidget):

@@ -56,7 +56,7 @@ QT5_ONLY_SIGNALS = {
     "networkAccessibleChanged(QNetworkAccessManager::NetworkAccessibility)",
 }
 # The widgets that module panels of this extension use; of the others the host shows only the Qt part.
-PANEL_WIDGETS = ("ctkCollapsibleGroupBox", "ctkMenuButton", "ctkCheckBox", "qSlicerWidget")
+PANEL_WIDGETS = ("ctkCollapsibleButton", "ctkSearchBox", "qSlicerWidget")
 QT_CLASSES = sorted(n for n in RECORDED["classes"] if n.startswith("Q"))
 
 
