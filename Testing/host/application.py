@@ -1,178 +1,21 @@
-"""``slicer.app`` and what hangs on it: settings, scene, application logic, module manager, file input and output."""
+"""``slicer.app`` and what hangs on it: settings, scene, application logic, views and main window."""
 
 import colorsys
 import os
-import re
 import tempfile
-from pathlib import Path
 
 import slicer
 import vtk
 from PySide6.QtCore import Property, QObject, QProcessEnvironment, QSettings, Signal
-from PySide6.QtGui import QIcon
 from PySide6.QtWidgets import QApplication, QMainWindow, QToolBar
 
-from . import pythonqt
+from . import files, modules, pythonqt
+from .files import qSlicerCoreIOManager
+from .modules import CPP_MODULES, qSlicerLoadableModule, qSlicerModuleManager, qSlicerScriptedLoadableModule
 from .widgets_ctk import stored
 from .widgets_mrml import qMRMLWidget, with_call_data
 
 VERSION = (5, 13, 0)
-
-
-class qSlicerScriptedLoadableModule(QObject):
-    """What a scripted module's class receives as ``parent``."""
-
-    title, helpText, acknowledgementText = (stored(str, n, "") for n in ("title", "helpText", "acknowledgementText"))
-    categories, dependencies, contributors, associatedNodeTypes = (
-        stored("QStringList", n, []) for n in ("categories", "dependencies", "contributors", "associatedNodeTypes")
-    )
-    path, name = stored(str, "path", ""), stored(str, "name", "")
-    icon, hidden, index = stored(QIcon, "icon", QIcon()), stored(bool, "hidden", False), stored(int, "index", -1)
-    python_class = stored(object, "python_class", None)
-    _representation = None
-
-    def widgetRepresentation(self):
-        if self._representation is None:
-            from . import scripted
-
-            self._representation = pythonqt.unwrap(scripted.build_widget(pythonqt.proxy_of(self)))
-        return self._representation
-
-    def createNewWidgetRepresentation(self):
-        from . import scripted
-
-        return pythonqt.unwrap(scripted.build_widget(pythonqt.proxy_of(self)))
-
-    def logic(self):
-        return self.__dict__.setdefault("_logic", slicer.vtkSlicerScriptedLoadableModuleLogic())
-
-
-class qSlicerLoadableModule(QObject):
-    """A module written in C++, of which the host has the logic only."""
-
-    name, title, path = stored(str, "name", ""), stored(str, "title", ""), stored(str, "path", "")
-    module_logic = None
-
-    def logic(self):
-        return self.module_logic
-
-    def widgetRepresentation(self):
-        return None
-
-
-class qSlicerModuleFactoryManager(QObject):
-    def loadedModuleNames(self):
-        return list(self.parent().modules)
-
-    def isLoaded(self, name):
-        return name in self.parent().modules
-
-
-class qSlicerModuleManager(QObject):
-    moduleLoaded = Signal(str)
-    moduleAboutToBeUnloaded = Signal(str)
-    signal_aliases = {f"{s}(QString)": (f"{s}(QString)", None) for s in ("moduleLoaded", "moduleAboutToBeUnloaded")}
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self.modules = {}
-        self._factory = qSlicerModuleFactoryManager(self)
-
-    def factoryManager(self):
-        return self._factory
-
-    def module(self, name):
-        return self.modules.get(name)
-
-    def modulesNames(self):
-        return list(self.modules)
-
-    def add(self, name, module):
-        self.modules[name] = module
-        self.moduleLoaded.emit(name)
-
-
-class qSlicerCoreIOManager(QObject):
-    """Reading and writing by Slicer's own logics and storage nodes."""
-
-    def fileType(self, filename):
-        lower = str(filename).lower()
-        if re.search(r"\.seg\.(nrrd|nhdr)$", lower):
-            return "SegmentationFile"
-        if re.search(r"\.(tfm|h5|mat|txt)$", lower):
-            return "TransformFile"
-        if re.search(r"\.(mrml|mrb)$", lower):
-            return "SceneFile"
-        return "VolumeFile"
-
-    def loadNodes(self, file_type, properties, collection=None, messages=None):
-        path, name = properties["fileName"], properties.get("name")
-        node = None
-        if not os.path.exists(path):
-            _say(messages, f"File not found: {path}")
-            return False
-        stem = Path(path).name.removesuffix(".gz").rsplit(".", 1)[0].removesuffix(".seg")
-        if file_type == "VolumeFile":
-            options = (
-                (1 if properties.get("labelmap") else 0)
-                | (2 if properties.get("center") else 0)
-                | (4 if properties.get("singleFile") else 0)
-                | (8 if properties.get("autoWindowLevel", True) else 0)
-                | (16 if properties.get("discardOrientation") else 0)
-            )
-            node = logic("volumes").AddArchetypeVolume(path, name or stem, options)
-            if node is not None and properties.get("show", True):
-                slicer.util.setSliceViewerLayers(
-                    **{"label" if properties.get("labelmap") else "background": node}, fit=True
-                )
-        elif file_type == "SegmentationFile":
-            node = logic("segmentations").LoadSegmentationFromFile(
-                path, properties.get("autoOpacities", True), name or stem
-            )
-        elif file_type == "TransformFile":
-            node = logic("transforms").AddTransform(path, slicer.mrmlScene)
-        elif file_type == "SceneFile":
-            return _load_scene(path)
-        elif file_type == "ModelFile":
-            node = logic("models").AddModel(path)
-        elif file_type == "ColorTableFile":
-            node = logic("colors").LoadColorFile(path, name)
-        else:
-            raise NotImplementedError(f"the stand-in host does not read a {file_type}")
-        if node is None:
-            _say(messages, f"Cannot read {path}")
-            return False
-        if collection is not None:
-            collection.AddItem(node)
-        return True
-
-    def fileWriterFileType(self, node):
-        return node.GetClassName()
-
-    def saveNodes(self, file_type, properties, messages=None):
-        path = str(properties["fileName"])
-        if file_type == "SceneFile":
-            slicer.mrmlScene.SetURL(path)
-            if path.endswith(".mrb"):
-                return slicer.mrmlScene.WriteToMRB(path)
-            return bool(slicer.mrmlScene.Commit(path))
-        node = slicer.mrmlScene.GetNodeByID(properties["nodeID"])
-        storage = node.GetStorageNode() or (node.AddDefaultStorageNode(path) and None) or node.GetStorageNode()
-        storage.SetFileName(path)
-        return bool(storage.WriteData(node))
-
-
-def _say(messages, text):
-    if messages is not None:
-        messages.AddMessage(vtk.vtkCommand.ErrorEvent, text)
-
-
-def _load_scene(path):
-    scene = slicer.mrmlScene
-    if path.endswith(".mrb"):
-        return bool(scene.ReadFromMRB(path, True))
-    scene.SetURL(path)
-    return bool(scene.Connect())
 
 
 class qMRMLSliceWidget(qMRMLWidget):
@@ -428,26 +271,8 @@ def _generic_colors():
     return table
 
 
-CPP_MODULES = {
-    "Terminologies": "vtkSlicerTerminologiesModuleLogic",
-    "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
-    "Colors": "vtkSlicerColorLogic",
-    "Volumes": "vtkSlicerVolumesLogic",
-    "Models": "vtkSlicerModelsLogic",
-    "Transforms": "vtkSlicerTransformLogic",
-    "Markups": "vtkSlicerMarkupsLogic",
-    "Segmentations": "vtkSlicerSegmentationsModuleLogic",
-    "Units": "vtkSlicerUnitsLogic",
-}
-
-
-def logic(name: str):
-    """The logic of one of Slicer's own modules."""
-    return getattr(slicer.modules, name).logic()
-
-
 CLASSES = {
     c.__name__: c
-    for c in list(globals().values())
+    for c in [*vars(modules).values(), *vars(files).values(), *globals().values()]
     if isinstance(c, type) and issubclass(c, QObject) and c.__name__.startswith(("qSlicer", "qMRML"))
 }

@@ -7,50 +7,21 @@ is asked from Qt's own meta-object, so nothing has to be listed by hand.
 """
 
 import enum
-import inspect
 import sys
 import traceback
 import types
 
 import shiboken6
 from PySide6 import QtCore, QtGui, QtNetwork, QtUiTools, QtWidgets
-from PySide6.support.signature import get_signature
 
 from . import facts
+from .enums import EnumInt, enum_holder, with_enums
+from .signals import argument_limit, resolve_signal
 
 _NATIVE_MODULES = (QtCore, QtGui, QtWidgets, QtNetwork, QtUiTools)
 _wrappers: dict[type, type] = {}
 _hybrids: dict[type, type] = {}
 slot_errors: list[BaseException] = []  # what Python slots raised; PythonQt only prints it, tests may look here
-
-
-class EnumInt(int):
-    """An enum as PythonQt gives it: an integer. It remembers the Qt enum so that it can be handed back to Qt."""
-
-    def __new__(cls, member):
-        self = super().__new__(cls, member.value if isinstance(member.value, int) else 0)
-        self.member = member
-        return self
-
-    def _combine(self, other, operation):
-        value = operation(int(self), int(other))
-        if isinstance(self.member, enum.Flag):
-            try:
-                return EnumInt(type(self.member)(value))
-            except ValueError:
-                pass
-        return value
-
-    def __or__(self, other):
-        return self._combine(other, int.__or__)
-
-    def __and__(self, other):
-        return self._combine(other, int.__and__)
-
-    __ror__, __rand__ = __or__, __and__
-
-    def __reduce__(self):
-        return int, (int(self),)
 
 
 def wrap(value):
@@ -101,15 +72,6 @@ def proxy_of(native):
     return proxy
 
 
-def argument_limit(function) -> int | None:
-    """How many arguments a Python slot takes (PythonQt drops the rest), None if that is open."""
-    target = function.__func__ if isinstance(function, types.MethodType) else function
-    code = getattr(target, "__code__", None)
-    if code is None or code.co_flags & inspect.CO_VARARGS:
-        return None
-    return code.co_argcount - (1 if isinstance(function, types.MethodType) else 0)
-
-
 def slot_for(function, convert=wrap):
     """A callable for Qt that calls ``function`` with wrapped arguments, no more of them than it takes."""
     limit = argument_limit(function)
@@ -134,33 +96,10 @@ def call(function, args):
     try:
         return wrap(function(*args))
     except TypeError:
-        converted = _with_enums(function, args)
+        converted = with_enums(function, args)
         if converted is None:
             raise
         return wrap(function(*converted))
-
-
-def _with_enums(function, args):
-    signatures = get_signature(function)
-    for signature in signatures if isinstance(signatures, list) else [signatures]:
-        if signature is None:
-            continue
-        parameters = [p for p in signature.parameters.values() if p.name != "self"]
-        if len(parameters) < len(args):
-            continue
-        converted, changed = [], False
-        for parameter, arg in zip(parameters, args, strict=False):
-            kind = parameter.annotation
-            if isinstance(kind, type) and issubclass(kind, enum.Enum) and type(arg) is int:
-                try:
-                    arg, changed = kind(arg), True
-                except ValueError:
-                    converted = None
-                    break
-            converted.append(arg)
-        if converted and changed:
-            return converted
-    return None
 
 
 class BoundMethod:
@@ -221,16 +160,12 @@ class _ProxyType(type):
         except AttributeError:
             raise AttributeError(f"{cls.__name__} has no attribute named '{name}'") from None
         if isinstance(value, type) and issubclass(value, enum.Enum):
-            return _enum_holder(value)
+            return enum_holder(value)
         if isinstance(value, type) and issubclass(value, shiboken6.Object):
             return wrapper_class(value)
         if callable(value):
             return BoundMethod(value, cls.__name__, name)
         return wrap(value)
-
-
-def _enum_holder(kind):
-    return types.SimpleNamespace(**{name: EnumInt(member) for name, member in kind.__members__.items()})
 
 
 class _BaseMethod:
@@ -284,7 +219,7 @@ class QtProxy(metaclass=_ProxyType):
         try:
             native = native_class(*args)
         except TypeError:
-            converted = _with_enums(type(self)._qt, args)
+            converted = with_enums(type(self)._qt, args)
             if converted is None:
                 raise
             native = native_class(*converted)
@@ -481,37 +416,6 @@ def _matches(proxy, kind):
     if kind is None:
         return True
     return proxy.inherits(kind) if isinstance(kind, str) else isinstance(proxy, kind)
-
-
-def split_signature(signature: str):
-    """``"clicked(bool)"`` -> ``("clicked", ("bool",))``."""
-    name, _, rest = signature.partition("(")
-    inner = rest.rstrip(") ")
-    return name.strip(), tuple(_plain(t) for t in inner.split(",")) if inner.strip() else ()
-
-
-def _plain(kind: str) -> str:
-    return bytes(QtCore.QMetaObject.normalizedType(kind.strip()).data()).decode()
-
-
-def resolve_signal(native, signature: str):
-    """``(signature in Qt's meta-object, argument conversion or None)`` of a signal, None where there is no such signal."""
-    name, types_ = split_signature(signature)
-    normal = f"{name}({','.join(types_)})"
-    meta = native.metaObject()
-    if "(" not in signature:  # by name: the first of that name, as for ``button.clicked``
-        for index in range(meta.methodCount()):
-            method = meta.method(index)
-            if method.methodType() == QtCore.QMetaMethod.Signal and bytes(method.name().data()).decode() == name:
-                return bytes(method.methodSignature().data()).decode(), None
-        return None
-    recorded = facts.of_class(type(native).__name__)
-    if recorded is not None and normal not in recorded["signals"]:
-        return None
-    aliases = getattr(type(native), "signal_aliases", {})
-    if normal in aliases:
-        return aliases[normal]
-    return (normal, None) if meta.indexOfSignal(normal) >= 0 else None
 
 
 def _target(target):

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
 from . import facts, pythonqt, widgets_ctk, widgets_mrml
+from .enums import enum_holder
 
 CUSTOM = {**widgets_ctk.CLASSES, **widgets_mrml.CLASSES}
 
@@ -28,7 +29,7 @@ class _Namespace:
 
     def __getattr__(self, name):
         value = getattr(QtCore.Qt, name)
-        return pythonqt._enum_holder(value) if isinstance(value, type) else pythonqt.wrap(value)
+        return enum_holder(value) if isinstance(value, type) else pythonqt.wrap(value)
 
 
 class _UiLoader(QtUiTools.QUiLoader):
