@@ -78,4 +78,5 @@ def test_summary_interval_holds_the_mean():
         [{"label": 1, "name": "x", **measure(np.zeros((3, 3, 3), bool), np.zeros((3, 3, 3), bool), (1, 1, 1))}]
     )
     assert nothing[0]["hd95_mm"] is None and nothing[0]["hd95_mm_ci95"] is None
+    assert summarize(rows[:1])[0]["dice_ci95"] is None  # one case tells nothing about others
     assert entry["dice_ci95"][0] <= entry["dice"] == 0.75 <= entry["dice_ci95"][1]

@@ -66,6 +66,38 @@ def test_cases_are_paired_by_name_and_gaps_left_out(tmp_path):
     assert distance.cases == 4 and distance.better == 4  # smaller is better
 
 
+def test_volume_errors_are_compared_by_their_size(tmp_path):
+    signs = [1, -1] * 4
+    a = folder(tmp_path / "a", [row(f"c{n}", "Shell", 0.8) | {"volume_error_ml": 0.5 * s} for n, s in enumerate(signs)])
+    b = folder(
+        tmp_path / "b", [row(f"c{n}", "Shell", 0.8) | {"volume_error_ml": -0.2 * s} for n, s in enumerate(signs)]
+    )
+    (told,), _ = compare(a, b, "volume_error_ml")
+    assert told.first == pytest.approx(0.5) and told.second == pytest.approx(0.2) and told.better == 8
+    with pytest.raises(DatasetError, match="no metric 'volume_ml' to compare"):
+        compare(a, b, "volume_ml")
+
+
+def test_five_cases_cannot_tell(tmp_path):
+    a = folder(tmp_path / "a", [row(f"c{n}", "Shell", 0.5 + n / 100) for n in range(5)])
+    b = folder(tmp_path / "b", [row(f"c{n}", "Shell", 0.7 + n / 100) for n in range(5)])
+    (told,), _ = compare(a, b)
+    assert told.better == 5 and told.p == pytest.approx(2 / 2**5) and "too few cases to tell" in told.verdict
+
+
+def test_what_a_mean_leaves_out_is_told(tmp_path):
+    """A missed structure has no HD95; where nobody has it, Dice is 1 and says nothing."""
+    nothing, nan = {"volume_ml": 0.0, "expert_ml": 0.0}, float("nan")
+    rows = [row(f"c{n}", "Shell", 0.8) for n in range(5)]
+    rows += [row("missed", "Shell", 0.0, volume=0.0, hd=nan), row("none", "Shell", 1.0, hd=nan) | nothing]
+    (entry,) = summarize(rows)
+    assert (entry["cases"], entry["hd95_mm_cases"], entry["absent"]) == (7, 5, 1) and "dice_cases" not in entry
+    write_report(tmp_path / "report.html", "Model", "7 cases.", rows, [entry], {}, [])
+    page = (tmp_path / "report.html").read_text()
+    assert "2.00 to 2.00, 5 cases" in page
+    assert "Shell: neither answer nor expert has it in 1 of 7 cases, which count as Dice 1." in page
+
+
 def test_what_cannot_be_compared(tmp_path, capsys):
     a = folder(tmp_path / "a", [row("x", "Shell", 0.5), row("y", "Shell", 0.5)])
     b = folder(tmp_path / "b", [row("z", "Shell", 0.5)])

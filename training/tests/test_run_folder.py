@@ -124,3 +124,29 @@ def test_a_plan_of_another_dataset(work, tmp_path, capsys):
     assert main([*line, "--configuration", "2d"]) == 1
     assert "--configuration belongs to --plan" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_cases_that_a_run_trained_on_do_not_pass_for_validation(work, tmp_path, capsys):
+    line = ["evaluate", str(work / "balls"), "hippocampus-mr-t1", str(tmp_path / "out"), "--run", str(work / "run")]
+    assert main([*line, "--fold", "2"]) == 1
+    assert "trained on the cases of fold 2; those that it has not seen are fold 0" in capsys.readouterr().err
+    assert main([*line, "--previous", str(tmp_path)]) == 1
+    assert "holds no cases.json" in capsys.readouterr().err
+    whole = shutil.copytree(work / "run", tmp_path / "whole")
+    config = json.loads((whole / "config.json").read_text())
+    (whole / "config.json").write_text(json.dumps(config | {"fold": -1}))
+    line[-1] = str(whole)
+    assert main(line) == 1
+    assert "trained on every case; measure it on others" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_says_whether_the_cases_are_new_to_the_model(work, tmp_path, capsys):
+    names = ["evaluate", str(work / "balls"), "hippocampus-mr-t1"]
+    assert main([*names, str(tmp_path / "own"), "--run", str(work / "run")]) == 0
+    assert "1 case," in (page := (tmp_path / "own" / "report.html").read_text())
+    assert "which was not trained on them." in page
+    assert main([*names, str(tmp_path / "all")]) == 0
+    assert "Whether the model was trained on them is not known here." in (tmp_path / "all" / "report.html").read_text()
+    told = capsys.readouterr().err
+    assert "compared by value: 'Shell' with 'Anterior hippocampus', 'Core' with 'Posterior hippocampus'" in told

@@ -194,29 +194,35 @@ def _asked(
     return data, settings, start
 
 
-def _cases(dataset: Path, skip_bad: bool, run: Optional[Path], fold: int) -> tuple[Any, list[Any]]:
-    """The dataset, and its cases: all, or with a run folder those of its split that validate ``fold``."""
+def _cases(dataset: Path, skip_bad: bool, run: Optional[Path], fold: Optional[int]) -> tuple[Any, list[Any]]:
+    """The dataset, and its cases: all, or with a run folder those that validate it; all of them too where ``fold`` is -1."""
+    from .config import FitConfig
     from .dataset import read_dataset
     from .finetune import seen_by
     from .split import stored_split
 
+    own = None if run is None or (fold is not None and fold < 0) else FitConfig.load(run / "config.json").fold
+    if own is not None and own < 0:
+        raise DatasetError(f"'{run}' trained on every case; measure it on others, without --run.")
+    if own is not None and fold not in (None, own):
+        raise DatasetError(f"'{run}' trained on the cases of fold {fold}; those that it has not seen are fold {own}.")
     data, problems = read_dataset(dataset, skip_bad)
     for problem in problems if processes.first() else ():
         Console(stderr=True).print(f"left out: {problem}", style="yellow", highlight=False)
     if run is not None:
         data = seen_by(run, data)
-    if run is None or fold < 0:
+    if own is None:
         return data, list(data.cases)
-    names = stored_split(run / "split.json", [case.name for case in data.cases])[fold]["val"]
+    names = stored_split(run / "split.json", [case.name for case in data.cases], own)[own]["val"]
     return data, [case for case in data.cases if case.name in names]
 
 
 def _print_summary(summary: list[dict[str, Any]]) -> None:
     table = Table("label", "cases", "Dice", "95 % interval", "IoU", "HD95 mm", "surface Dice")
     for row in summary:
-        low, high = row["dice_ci95"]
+        interval = "{:.4f} to {:.4f}".format(*row["dice_ci95"]) if row["dice_ci95"] else ""
         distance = "" if row["hd95_mm"] is None else f"{row['hd95_mm']:.2f}"
-        numbers = (f"{row['dice']:.4f}", f"{low:.4f} to {high:.4f}", f"{row['iou']:.4f}", distance)
+        numbers = (f"{row['dice']:.4f}", interval, f"{row['iou']:.4f}", distance)
         table.add_row(str(row["name"]), str(row["cases"]), *numbers, f"{row['surface_dice']:.4f}")
     Console(width=100).print(table)
 
@@ -227,7 +233,10 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="package folder, or name of an installed model")],
     output: Annotated[Path, typer.Argument(help="folder for report.html, cases.csv, cases.json, summary.json")],
     run: Annotated[Optional[Path], typer.Option(help="run folder: take only its validation cases")] = None,
-    fold: Annotated[int, typer.Option(help="which fold of that run")] = 0,
+    fold: Annotated[
+        Optional[int],
+        typer.Option(help="fold of that run, which says it itself; -1: all cases, also those it trained on"),
+    ] = None,
     previous: Annotated[Optional[Path], typer.Option(help="earlier evaluation to compare with in the report")] = None,
     backend: Annotated[str, typer.Option(help="auto, openvino or torch")] = "auto",
     mirror: Annotated[
@@ -236,14 +245,26 @@ def evaluate(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Measure a model with the predictor that runs in Slicer: a report, and metrics per case and label as CSV and JSON."""
+    from .compare import rows
     from .evaluate import evaluate as run_evaluate
     from .parent import by_name
 
     chosen = package.from_shell(model)
+    if previous is not None:
+        rows(previous)  # before the work
     data, cases = _cases(dataset, skip_bad, run, fold)
     if run is None:
-        cases = list(by_name(data, package.load(chosen).manifest).cases)
-    _print_summary(run_evaluate(cases, chosen, output, backend, run, previous, mirror))
+        manifest = package.load(chosen).manifest
+        matched = by_name(data, manifest)
+        cases = list(matched.cases)
+        if matched is data:
+            names = {label.value: label.name for label in manifest.segments}
+            pairs = (f"'{name}' with '{names.get(value, 'nothing')}'" for value, name in data.labels.items() if value)
+            told = f"labels have other names than the model's and are compared by value: {', '.join(pairs)}"
+            Console(stderr=True).print(told, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    unseen = run is not None and (fold is None or fold >= 0)
+    known = {"seen": f"They validated the run '{run.name}', which was not trained on them."} if unseen and run else {}
+    _print_summary(run_evaluate(cases, chosen, output, backend, run, previous, mirror, **known))
     print(f"wrote {output / 'report.html'}")
 
 

@@ -14,7 +14,12 @@ from scipy import stats
 from .dataset import DatasetError
 from .metrics import NAMES, bootstrap
 
-LESS_IS_BETTER = ("hd95_mm",)
+ERRORS = ("volume_error_ml", "volume_error_percent")
+LESS_IS_BETTER = ("hd95_mm", *ERRORS)
+COMPARED = tuple(name for name in NAMES if name not in ("volume_ml", "expert_ml"))
+"""Metrics of which more, or less, is better."""
+FEWEST = 6
+"""Cases below which Wilcoxon's two-sided test cannot reach :data:`LEVEL`, whatever the differences: p >= 2 / 2 ** n."""
 LEVEL = 0.05
 """What counts as more than chance."""
 Key = TypeVar("Key")
@@ -55,7 +60,7 @@ def compare(first: Path, second: Path, metric: str = "dice") -> tuple[list[Diffe
     """Compare two folders that ``evaluate`` wrote.
 
     A difference counts as more than chance where Wilcoxon's test, corrected for the number of structures, is below 0.05
-    and the bootstrap interval leaves out zero.
+    and the bootstrap interval leaves out zero. Errors of volumes are compared by their size, without their sign.
 
     Returns:
         A difference per structure and one of the mean over structures, and the cases that only one folder has.
@@ -63,8 +68,8 @@ def compare(first: Path, second: Path, metric: str = "dice") -> tuple[list[Diffe
     Raises:
         DatasetError: A folder is no evaluation, the metric is unknown, or they share fewer than two cases.
     """
-    if metric not in NAMES:
-        raise DatasetError(f"There is no metric '{metric}'; choose one of {', '.join(NAMES)}.")
+    if metric not in COMPARED:
+        raise DatasetError(f"There is no metric '{metric}' to compare; choose one of {', '.join(COMPARED)}.")
     tables = [_table(folder, metric) for folder in (first, second)]
     cases = [{case for case, _ in table} for table in tables]
     shared = sorted(cases[0] & cases[1])
@@ -102,8 +107,10 @@ def write(path: Path, told: list[Difference], first: Path, second: Path, metric:
 def _table(folder: Path, metric: str) -> dict[tuple[str, int], float]:
     """The metric per case and label value."""
     try:
-        return {(r["case"], r["label"]): float("nan") if r[metric] is None else float(r[metric]) for r in rows(folder)}
-    except (OSError, ValueError, KeyError, TypeError):
+        sized = abs if metric in ERRORS else float
+        found = ((r["case"], r["label"], r[metric]) for r in rows(folder))
+        return {(case, label): float("nan") if value is None else sized(value) for case, label, value in found}
+    except (KeyError, TypeError):
         raise DatasetError(
             f"'{folder}' holds no cases.json with '{metric}'; run 'unetsegment-train evaluate'."
         ) from None
@@ -114,8 +121,15 @@ def _names(folder: Path) -> dict[int, str]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """What an evaluation measured: one entry per case and label."""
-    return json.loads((folder / "cases.json").read_text("utf-8"))
+    """What an evaluation measured: one entry per case and label.
+
+    Raises:
+        DatasetError: The folder is no evaluation.
+    """
+    try:
+        return json.loads((folder / "cases.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        raise DatasetError(f"'{folder}' holds no cases.json; run 'unetsegment-train evaluate'.") from None
 
 
 def _wilcoxon(pairs: np.ndarray) -> float:
@@ -140,6 +154,8 @@ def _difference(name: str, pairs: np.ndarray, p: float, p_holm: float, metric: s
     mean = float(steps.mean()) if len(steps) else float("nan")
     if p_holm < LEVEL and (low > 0 or high < 0):
         verdict = f"the second is {'higher' if mean > 0 else 'lower'}, by more than chance"
+    elif better + worse and len(pairs) < FEWEST:
+        verdict = f"too few cases to tell; fewer than {FEWEST} cannot rule out chance"
     else:
         verdict = "no difference beyond chance"
     first, second = (float(x) for x in pairs.mean(axis=0)) if len(pairs) else (float("nan"),) * 2

@@ -72,7 +72,8 @@ def pack_measured(
     if unseen and min(folds) >= 0:
         pack(runs, dataset, output, card, draft=draft, **options)
         cases = [case for case in dataset.cases if case.name in unseen]
-        summary = evaluate(cases, output, runs[0] / "evaluation", run=runs[0])
+        known = "No network of the model was trained on them."
+        summary = evaluate(cases, output, runs[0] / "evaluation", run=runs[0], seen=known)
         words = f"fold {folds[0]} validation"
         packed = pack(runs, dataset, output, card, summary=summary, measured_on=words, draft=draft, **options)
         return packed, summary

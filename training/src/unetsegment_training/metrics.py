@@ -25,9 +25,10 @@ def measure(answer: np.ndarray, expert: np.ndarray, spacing: Sequence[float]) ->
         spacing: Millimetres.
 
     Returns:
-        ``dice`` and ``iou`` (1 where both masks are empty), ``hd95_mm`` (95th percentile of the symmetric surface
-        distance; NaN where either mask is empty), ``surface_dice`` (share of both surfaces within 1 mm of each other;
-        Nikolov et al. 2021; 0 where one mask is empty), both volumes in ml, ``accuracy`` (share of all voxels on which
+        ``dice`` and ``iou`` (1 where both masks are empty), ``hd95_mm`` (the larger of the 95th percentiles
+        of the distances from one surface to the other and back; NaN where either mask is empty), ``surface_dice`` (share of
+        both surfaces within 1 mm of each other, after Nikolov et al. 2021 but counted in voxels at the border, not in areas;
+        0 where one mask is empty, 1 where both are), both volumes in ml, ``accuracy`` (share of all voxels on which
         both agree), and the answer's volume minus the expert's, in ml and in percent of the expert's (NaN where that
         is empty).
     """
@@ -62,9 +63,9 @@ def measure(answer: np.ndarray, expert: np.ndarray, spacing: Sequence[float]) ->
 
 
 def bootstrap(values: Sequence[float], resamples: int = 2000) -> list[float] | None:
-    """95 % interval of the mean over cases, by the percentile bootstrap (Efron 1979), seed 0; None without a number."""
+    """95 % interval of the mean over cases, by the percentile bootstrap (Efron 1979), seed 0; None for fewer than two."""
     known = np.array([v for v in values if np.isfinite(v)], float)
-    if not len(known):
+    if len(known) < 2:
         return None
     means = np.random.default_rng(0).choice(known, (resamples, len(known))).mean(axis=1)
     return [round(float(q), 5) for q in np.percentile(means, (2.5, 97.5))]
@@ -73,7 +74,8 @@ def bootstrap(values: Sequence[float], resamples: int = 2000) -> list[float] | N
 def summarize(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """Mean of each metric per label over the cases that have it, with its 95 % bootstrap interval (``*_ci95``).
 
-    A metric that no case has is None.
+    A metric that no case has is None; where some lack it, ``*_cases`` is how many have it. ``absent``: how many cases have
+    the structure neither in the answer nor at the expert's.
     """
     summary: list[dict[str, object]] = []
     for value in sorted({int(row["label"]) for row in rows}):  # type: ignore[call-overload]
@@ -84,5 +86,8 @@ def summarize(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
             known = values[np.isfinite(values)]
             entry[name] = round(float(known.mean()), 5) if len(known) else None
             entry[f"{name}_ci95"] = bootstrap(values.tolist())
+            if len(known) < len(mine):
+                entry[f"{name}_cases"] = len(known)
+        entry["absent"] = sum(not row["volume_ml"] and not row["expert_ml"] for row in mine)
         summary.append(entry)
     return summary

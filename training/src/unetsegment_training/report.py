@@ -38,7 +38,8 @@ figure img{max-width:100%;display:block} figcaption{color:#dfe6ec;font-size:.8re
 {% for row in table %}<tr><td><span class="swatch" style="background:{{ row.color }}"></span>{{ row.name }}<td class="n">{{ row.cases }}
 {% for mean, interval in row.cells %}<td class="n">{{ mean }}<br><small>{{ interval }}</small>{% endfor %}</tr>{% endfor %}</table></div>
 <p class="lead">Means over cases; below them 95 % bootstrap intervals of the mean. They tell how far the mean could move with other cases
-of the same kind, not how far a new case may lie from it.</p>
+of the same kind, not how far a new case may lie from it. HD95 needs the structure in answer and expert: cases where one lacks it are
+left out of it, and have Dice and surface Dice 0.{% for text in absent %} {{ text }}{% endfor %}</p>
 {% for heading, source, words in charts %}<h2>{{ heading }}</h2><img class="chart" alt="{{ heading }}" src="{{ source }}">
 <p class="lead">{{ words }}</p>{% endfor %}
 {% if differences %}<h2>Compared with {{ previous }}</h2><table><tr><th>structure<th class="n">cases<th class="n">before<th class="n">now
@@ -47,7 +48,8 @@ of the same kind, not how far a new case may lie from it.</p>
 <td class="n">{{ "%.4f"|format(d.second) }}<td class="n">{{ "%+.4f"|format(d.difference) }}
 <td class="n">{{ "%+.4f to %+.4f"|format(*d.interval) }}<td class="n">{{ "%.3g"|format(d.p_holm) }}
 <td class="n">{{ d.better }} / {{ d.worse }}<td>{{ d.verdict }}</tr>{% endfor %}</table>
-<p class="lead">Dice, paired by case; Wilcoxon's signed-rank test, corrected for the number of structures (Holm).</p>{% endif %}
+<p class="lead">Dice, paired by case; Wilcoxon's signed-rank test, corrected for the number of structures (Holm); the mean of all is a test of
+its own.</p>{% endif %}
 <h2>Failures and outliers</h2>{% if not failures %}<p class="lead">None: every structure was found, and no case stands out.</p>{% endif %}
 <ul>{% for text in failures %}<li>{{ text }}</li>{% endfor %}</ul>
 <h2>Cases</h2><p class="lead">The slices on which answer and expert differ most; expert dashed white, answer in colour; the patient's right
@@ -100,9 +102,15 @@ def write_report(
         }
         for entry in summary
     ]
+    absent = [
+        f"{entry['name']}: neither answer nor expert has it in {entry['absent']} of {entry['cases']} cases, which count as Dice 1."
+        for entry in summary
+        if entry.get("absent")
+    ]
     page = Environment(autoescape=True).from_string(TEMPLATE).render(
         title=title, lead=lead, heads=[head for head, _ in _HEADS.values()], table=table, charts=charts,
         failures=failures(rows), pictures=_chosen(rows, pictures), differences=differences, previous=previous,
+        absent=absent,
     )  # fmt: skip
     replace_text(path, page)
 
@@ -152,4 +160,6 @@ def _cell(entry: Mapping[str, Any], key: str, form: str) -> tuple[str, str]:
     if entry[key] is None:
         return "", ""
     interval = entry.get(f"{key}_ci95")
-    return format(entry[key], form), " to ".join(format(x, form) for x in interval) if interval else ""
+    words = " to ".join(format(x, form) for x in interval) if interval else ""
+    known = entry.get(f"{key}_cases", entry["cases"])
+    return format(entry[key], form), words + (f", {known} cases" if known < entry["cases"] else "")

@@ -76,7 +76,7 @@ def dice_chart(rows: Sequence[Mapping[str, Any]], summary: Sequence[Mapping[str,
         values = [row["dice"] for row in rows if row["label"] == entry["label"]]
         color = web_color_of(int(entry["label"]))
         axis.plot(values, place + rng.uniform(-0.16, 0.16, len(values)), "o", ms=4, color=color, alpha=0.6, mew=0)
-        low, high = entry["dice_ci95"]
+        low, high = entry["dice_ci95"] or [entry["dice"]] * 2
         axis.errorbar(
             entry["dice"], place + 0.3, xerr=[[entry["dice"] - low], [high - entry["dice"]]], fmt="D", ms=5, capsize=4,
             color=INK,
