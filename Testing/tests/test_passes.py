@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from UNetSegmentLib.package import Inference
+from UNetSegmentLib.package import Inference, Normalization
 from UNetSegmentLib.predict import passes
+from UNetSegmentLib.predict.preprocess import normalized
 from UNetSegmentLib.predict.stitch import Head, Stitcher
 from UNetSegmentLib.predict.tiles import Tiling, weights
 
@@ -35,6 +36,42 @@ def test_a_copy_between_orders_of_axes(shape, order, other, flips, given_type, w
         np.testing.assert_array_equal(
             passes.counts(source.astype(np.uint8), 2, threads), [(source == 0).sum(), (source == 1).sum()]
         )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (131, 96, 97)])
+def test_voxels_are_counted_by_value(monkeypatch, shape, dtype):
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    expected = np.bincount(array.ravel(), minlength=300)
+    monkeypatch.setattr(passes, "THREADED_FROM", 1)
+    for size, threads, turned in ((1, 1, array), (4, 3, array.T), (256, 2, array[::-1]), (300, 1, array[:, :, ::-1])):
+        np.testing.assert_array_equal(passes.counts(turned, size, threads), expected[:size])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"method": "zscore"},
+        {"method": "zscore", "mask": "nonzero"},
+        {"method": "clip_zscore", "clip": (-100, 200), "mean": 7, "std": 31},
+        {"method": "minmax"},
+        {"method": "range", "window": (-50, 150), "output": (-1, 1), "clamp": True},
+    ],
+    ids=lambda how: " ".join(map(str, how.values())),
+)
+def test_intensities_are_the_same_to_the_last_bit_whatever_the_threads(monkeypatch, how):
+    image = np.random.default_rng(1).normal(20, 90, (97, 111, 101)).astype(np.float32)
+    image[:30] = 0
+    alone = normalized(image.copy(), Normalization(**how))
+    monkeypatch.setattr(passes, "THREADED_FROM", 1)
+    np.testing.assert_array_equal(normalized(image.copy(), Normalization(**how), threads=3), alone)
+    if how == {"method": "zscore"}:
+        shift, squares = image.mean(dtype=np.float64), 0.0
+        for start in range(0, image.size, 1 << 20):
+            part = image.reshape(-1)[start : start + (1 << 20)] - shift
+            squares += float(np.einsum("n,n->", part, part))
+        plain = (image - np.float32(shift)) / np.float32((squares / image.size) ** 0.5)
+        np.testing.assert_array_equal(alone, plain)
 
 
 def test_an_error_in_a_thread_comes_through():

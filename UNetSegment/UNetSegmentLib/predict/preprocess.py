@@ -98,9 +98,9 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None, thre
         image = np.empty(source.shape, np.float32)  # a copy of its own, which is normalised in place
         passes.transfer(image, turned[index], threads)
         if how.normalize_first:
-            image = normalized(image, channel.normalization, inside)
+            image = normalized(image, channel.normalization, inside, threads)
         image = _resampled(image, grid.shape, forth, alone, how.resampling.image_order)
-        images.append(image if how.normalize_first else normalized(image, channel.normalization))
+        images.append(image if how.normalize_first else normalized(image, channel.normalization, threads=threads))
     array = images[0][None] if len(images) == 1 else np.stack(images)
     images.clear()
     if late != "none":
@@ -123,48 +123,78 @@ def layout(grid: Grid, manifest: Manifest) -> NetworkImage:
     return NetworkImage(nothing, network, source, back, turn, box)  # type: ignore[arg-type]
 
 
-def normalized(image: np.ndarray, how: Normalization, inside: np.ndarray | None = None) -> np.ndarray:
+def normalized(image: np.ndarray, how: Normalization, inside: np.ndarray | None = None, threads: int = 1) -> np.ndarray:
     """A channel (I, J, K) float32 with its intensities normalised, in place; see :class:`Normalization` for the methods.
 
     ``inside`` is the mask of ``filled``, of the image's shape; without it, the mask is taken from this channel.
     """
     if how.then is not None:
-        return normalized(normalized(image, replace(how, then=None), inside), how.then, inside)
+        return normalized(normalized(image, replace(how, then=None), inside, threads), how.then, inside, threads)
     if how.method == "none":
         return image
     if how.mask == "all":
-        return _normalized(image, how)
+        return _normalized(image, how, threads)
     inside = image != 0 if inside is None or how.mask == "nonzero" else inside
     if inside.any():
-        image[inside] = _normalized(image[inside], how)
+        image[inside] = _normalized(image[inside], how, threads)
     return image
 
 
-def _normalized(image: np.ndarray, how: Normalization) -> np.ndarray:
+def _normalized(image: np.ndarray, how: Normalization, threads: int) -> np.ndarray:
     if how.clip is not None:
-        np.clip(image, *map(np.float32, how.clip), out=image)
+        bounds = tuple(map(np.float32, how.clip))
+        passes.each(lambda part: np.clip(part, *bounds, out=part), image, threads)
     if how.method in ("range", "percentiles"):
         low, high = how.window or (0.0, 1.0)
         if how.method == "percentiles":
             low, high = (float(x) for x in np.percentile(image, (low, high)))
-        image -= np.float32(low)
-        image *= np.float32((how.output[1] - how.output[0]) / max(high - low, 1e-8))
-        image += np.float32(how.output[0])
-        return np.clip(image, *map(np.float32, how.output), out=image) if how.clamp else image
+        first, last = map(np.float32, how.output)
+        begin, factor = np.float32(low), np.float32((how.output[1] - how.output[0]) / max(high - low, 1e-8))
+
+        def ranged(part: np.ndarray) -> None:
+            part -= begin
+            part *= factor
+            part += first
+            if how.clamp:
+                np.clip(part, first, last, out=part)
+
+        passes.each(ranged, image, threads)
+        return image
     if how.method == "minmax":
         shift, last = how.clip or (float(image.min()), float(image.max()))
         scale = max(last - shift, 1e-8)
     elif how.method == "clip_zscore":
         shift, scale = how.mean, how.std
     else:
-        shift, squares, flat = float(image.mean(dtype=np.float64)), 0.0, image.reshape(-1)
-        for start in range(0, flat.size, 1 << 20):  # numpy's own would make a copy of all in double precision
-            part = np.subtract(flat[start : start + (1 << 20)], shift, dtype=np.float64)
-            squares += float(np.einsum("n,n->", part, part))  # a matrix product would wake every thread
-        scale = (squares / flat.size) ** 0.5
-    image -= np.float32(shift)
-    image /= np.float32(scale if scale > 0 else 1.0)
+        shift = float(image.mean(dtype=np.float64))
+        scale = (_squares(image.reshape(-1), shift, threads) / image.size) ** 0.5
+    middle, unit = np.float32(shift), np.float32(scale if scale > 0 else 1.0)
+
+    def scaled(part: np.ndarray) -> None:
+        part -= middle
+        part /= unit
+
+    passes.each(scaled, image, threads)
     return image
+
+
+def _squares(flat: np.ndarray, shift: float, threads: int) -> float:
+    """Sum of the squares of ``flat - shift``: in parts, for numpy's own would make a copy of all in double precision.
+
+    The parts are the same and are added in the same order, whatever the threads."""
+    step = 1 << 20
+    found = np.zeros(-(-flat.size // step))
+
+    def work(cut: slice) -> None:
+        for n in range(cut.start, cut.stop):
+            part = np.subtract(flat[n * step : (n + 1) * step], shift, dtype=np.float64)
+            found[n] = np.einsum("n,n->", part, part)  # a matrix product would wake every thread
+
+    passes.share(work, len(found), threads)
+    total = 0.0
+    for part in found.tolist():  # Python's sum() rounds in its own way from version to version
+        total += part
+    return total
 
 
 def separate_axis(spacing: tuple[float, ...], new_spacing: tuple[float, ...], rule: str) -> int | None:
