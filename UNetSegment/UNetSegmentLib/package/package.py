@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from .. import __version__
@@ -127,7 +128,7 @@ def load(source: str | os.PathLike[str]) -> Package:
     folder = _converted(folder)
     path = folder / MANIFEST_PATH
     try:
-        manifest = Manifest.from_dict(schema.load_json(path))
+        manifest = _manifest(schema.read_text(path))
     except OSError:
         raise PackageError(
             f"'{folder}' is not a model package: {MANIFEST_PATH} is missing or cannot be read."
@@ -146,6 +147,12 @@ def _is_path(text: str) -> bool:
 def from_shell(model: str) -> str | Path:
     """What MODEL means on a command line: the folder or file of that name here, where there is one; else a name for :func:`load`."""
     return Path(model) if Path(model).exists() else model
+
+
+@lru_cache(maxsize=16)
+def _manifest(text: str) -> Manifest:
+    """A manifest from its file's content: checked once, while the panel asks for its model at every turn."""
+    return Manifest.from_dict(schema.parse_json(text))
 
 
 def _from_zip(path: Path) -> Package:

@@ -46,6 +46,21 @@ def load_json(path: Path, limit: int = 4 << 20) -> Any:
         ValueError: What is wrong, as a clause that fits behind the file's name.
         OSError: The file cannot be read.
     """
+    return parse_json(read_text(path, limit))
+
+
+def read_text(path: Path, limit: int = 4 << 20) -> str:
+    """Read a file of UTF-8, at most ``limit`` bytes; raises as :func:`load_json` does."""
+    if path.stat().st_size > limit:
+        raise ValueError(f"is larger than {limit >> 20} MiB")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 text") from None
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON strictly: no repeated keys, no NaN; raises ``ValueError`` as :func:`load_json` does."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
@@ -56,14 +71,10 @@ def load_json(path: Path, limit: int = 4 << 20) -> Any:
     def refuse(text: str) -> float:
         raise ValueError(f"holds {text}, which is not a number in JSON")
 
-    if path.stat().st_size > limit:
-        raise ValueError(f"is larger than {limit >> 20} MiB")
     try:
-        return json.loads(path.read_text("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON (line {error.lineno}: {error.msg})") from None
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 

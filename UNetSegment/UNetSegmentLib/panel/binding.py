@@ -28,8 +28,18 @@ def fill(ui: Any) -> None:
         ui.modeSelector.addItem(text, mode)
 
 
-def show(ui: Any, view: PanelView) -> None:
-    """Set texts, visibility and enabled states; ``ui`` is what ``slicer.util.childWidgetVariables`` gives."""
+def show(ui: Any, view: PanelView, shown: PanelView | None = None) -> None:
+    """Set texts, visibility and enabled states, where the view is another than was ``shown`` last.
+
+    ``ui`` is what ``slicer.util.childWidgetVariables`` gives.
+    """
+    if view != shown:
+        _write(ui, view)
+    _choose(ui.modeSelector, view.mode)  # always: the user may have touched them, and the view be the same
+    _choose(ui.foldsSelector, view.fold)
+
+
+def _write(ui: Any, view: PanelView) -> None:
     for number, row in enumerate(view.inputs, start=1):
         label, selector = getattr(ui, f"inputLabel{number}"), getattr(ui, f"inputSelector{number}")
         hint = getattr(ui, f"inputHint{number}")
@@ -50,9 +60,7 @@ def show(ui: Any, view: PanelView) -> None:
     ui.applyButton.enabled = view.apply_enabled
     ui.applyButton.toolTip = view.apply_tip
     ui.mirrorCheckBox.enabled = view.inputs_enabled and view.can_mirror
-    _choose(ui.modeSelector, view.mode)
     _offer(ui.foldsSelector, view.folds)
-    _choose(ui.foldsSelector, view.fold)
     for widget in (ui.foldsLabel, ui.foldsSelector):
         widget.setVisible(bool(view.folds))
     for name in CHOICES:

@@ -45,6 +45,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._asked: Any = None
         self._ran: Any = None
         self._under: Any = None
+        self._shown: Any = None
         self._saidOf: tuple | None = None
         self._volumes = Volumes(self.onNodesChanged)
         self._paper = Paper()
@@ -62,7 +63,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.setup(self)
         widget = slicer.util.loadUI(self.resourcePath("UI/UNetSegment.ui"))
         self.layout.addWidget(widget)
-        self.ui = slicer.util.childWidgetVariables(widget)
+        self.ui, self._shown = slicer.util.childWidgetVariables(widget), None
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = self.makeLogic()
         self.model.fill()
@@ -207,7 +208,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             output_note="" if self._run else self.logic.targetNote(volume, parameters.outputSegmentation, written),
             has_volumes=volume is not None or bool(self._volumes.there()),
         )
-        binding.show(self.ui, view)
+        binding.show(self.ui, view, self._shown)
+        self._shown = view
         frames = self.logic.frames(volume)
         self.ui.everyFrameCheckBox.text = _("Every one of the {count} frames").format(count=frames)
         self.ui.everyFrameCheckBox.visible = frames > 1
