@@ -70,6 +70,13 @@ def test_commands_and_options_are_there(page):
                         assert one in names, f"{page.name}: '{program} {first}' has no option '{one}'"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_are_there(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))
+    gone = [to for to in links if "://" not in to and not (page.parent / to.partition("#")[0]).exists()]
+    assert gone == []
+
+
 def test_the_reader_of_pages_sees_what_is_wrong(tmp_path):
     page = tmp_path / "page.md"
     for line, words in [
