@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from UNetSegmentLib.labels import Label  # noqa: E402
 from UNetSegmentLib.panel import advice, outcome  # noqa: E402
 from UNetSegmentLib.predict import InputWarning  # noqa: E402
 from UNetSegmentLib.predict.sanity import check  # noqa: E402
-from UNetSegmentLib.scene import world_volume  # noqa: E402
+from UNetSegmentLib.scene import world_volume, write_segmentation  # noqa: E402
 from UNetSegmentLib.worker import Worker  # noqa: E402
 
 
@@ -72,6 +73,25 @@ class ResultTest(PanelCase):
         slicer.mrmlScene.Clear()
         self.assertEqual(self.panel._cards.shown, [])
         self.assertEqual((card.node, card.volume), (None, None))  # whoever still holds the card: not the voxels
+
+    def test_a_result_that_cannot_be_written_is_a_sentence(self):
+        """As where memory is short: the panel must not wait for ever for a run that is over."""
+        self.panel.ui.inputSelector1.setCurrentNode(add_sample())
+        before = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+
+        def write(labels, reference, target, name, provenance, *others):
+            if provenance is not None:  # the last time, not while it grows
+                raise MemoryError
+            return write_segmentation(labels, reference, target, name, provenance, *others)
+
+        with unittest.mock.patch("UNetSegmentLib.scene.run.write_segmentation", write), self.assertLogs():
+            self.apply()
+        self.assertIn("could not be written (MemoryError)", self.panel.ui.statusLabel.text)
+        self.assertIsNone(self.panel._run)
+        self.assertEqual(self.panel.ui.applyButton.text, "Apply")
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), before)
+        self.apply()
+        self.assertEqual(len(self.panel._cards.shown), 1)
 
     def test_many_structures_are_a_table(self):
         labels = [Label(n, f"structure {n}") for n in range(1, 30)]

@@ -113,8 +113,10 @@ class FrameRun:
         if self._frame < self._count:
             try:
                 self._next()
-            except UNetSegmentError as error:
-                self._fail(error)
+            except Exception as error:
+                from .run import for_the_user
+
+                self._fail(for_the_user(error))
             return
         self._finish(result, master)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, UNetSegmentError
+from ..errors import InputError, OutputError, UNetSegmentError
 from ..labels import Label
 from ..package import Manifest, Package
 from ..predict import Progress, passes
@@ -56,6 +57,15 @@ def kept_labels(manifest: Manifest, keep: Collection[int] | None = None) -> tupl
     if not labels:
         raise InputError("No structure is chosen; choose at least one of the model's structures.")
     return labels
+
+
+def for_the_user(error: Exception) -> UNetSegmentError:
+    """What ended a run while the scene was being written, as an error with a sentence: whoever waits for it must be told."""
+    if isinstance(error, UNetSegmentError):
+        return error
+    logging.error("UNetSegment: a result could not be written", exc_info=error)
+    why = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return OutputError(f"The result could not be written ({why}); the scene is as it was, see the log.")
 
 
 class Run:
@@ -180,8 +190,8 @@ class Run:
                 self._redraw()
             target = self._target if self._grown is None else self._grown
             node = self._put(target, outcome.provenance, last=True)
-        except UNetSegmentError as error:
-            self._fail(error)
+        except Exception as error:
+            self._fail(for_the_user(error))
             return
         ml = self._grid.voxel_volume_ml
         volumes = {label.value: outcome.voxels.get(label.value, 0) * ml for label in self._labels}
