@@ -305,9 +305,8 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         return scene.target_note(outputSegmentation, inputVolume, names, _) if inputVolume is not None else ""
 
     def isOfOtherVolume(self, outputSegmentation, inputVolume) -> bool:
-        """Whether a segmentation holds what was made from another volume than this one."""
-        source = scene.made_from(outputSegmentation)
-        return source is not None and source is not inputVolume
+        """Whether a segmentation holds what was not made from this volume, as far as the scene knows."""
+        return scene.holds_segments(outputSegmentation) and scene.made_from(outputSegmentation) is not inputVolume
 
     def expectedSeconds(
         self,

@@ -138,6 +138,17 @@ class OutputTest(PanelCase):
         self.panel.enter()
         self.assertIs(ui.outputSelector.currentNode(), other)
 
+    def test_a_result_outlives_its_volume(self):
+        ui, first = self.panel.ui, add_sample()
+        ui.inputSelector1.setCurrentNode(first)
+        node = self.apply()
+        slicer.mrmlScene.RemoveNode(first)
+        self.assertIs(ui.outputSelector.currentNode(), node)
+        second = slicer.util.loadVolume(str(module().sampleFile()))
+        self.panel.initializeParameterNode()  # as who comes back from the module that loads images
+        self.assertIs(ui.inputSelector1.currentNode(), second)
+        self.assertIsNone(ui.outputSelector.currentNode())
+
     def test_an_empty_segmentation_stays_chosen(self):
         ui, first, second = self.panel.ui, add_sample(), add_sample()
         mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")

@@ -118,4 +118,4 @@ class Advice:
         panel = self._panel
         if not panel.isConnected:
             return ()
-        return (panel.model.name, *(node.GetID() if node else None for node in panel.inputs()))
+        return (panel.model.name, *((node.GetID(), node.GetName()) if node else None for node in panel.inputs()))

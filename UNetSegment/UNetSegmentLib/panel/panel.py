@@ -47,7 +47,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._under: Any = None
         self._shown: Any = None
         self._saidOf: tuple | None = None
-        self._volumes = Volumes(self.onNodesChanged)
+        self._volumes = Volumes(self.onNodesChanged, lambda *nodes: self.logic.isOfOtherVolume(*nodes))
         self._paper = Paper()
         self.model = ChosenModel(self)
 
@@ -187,7 +187,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         if self.model.follow(self._parameterNode.model):
             self._warm()
-        self._volumes.follow(self._parameterNode, self.inputs(), self.isRunning, self.logic.isOfOtherVolume)
+        self._volumes.follow(self._parameterNode, self.inputs(), self.isRunning)
         manifest, parameters, volume = self.model.manifest, self._parameterNode, self.inputs()[0]
         if self._saidOf not in (None, self._choices()):
             self.say("")

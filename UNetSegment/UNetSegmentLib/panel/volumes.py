@@ -22,11 +22,12 @@ class Volumes(VTKObservationMixin):
 
     Args:
         changed: Called shortly after a chosen node changed, or a node came that may be chosen: with whether one came.
+        is_of_other: Tells of a segmentation whether it was made from another volume than this one.
     """
 
-    def __init__(self, changed: Callable[[bool], None]) -> None:
+    def __init__(self, changed: Callable[[bool], None], is_of_other: Callable[[Any, Any], bool]) -> None:
         VTKObservationMixin.__init__(self)
-        self._changed = changed
+        self._changed, self._is_of_other = changed, is_of_other
         self._nodes: list[Any] | None = None
         self._taken: Any = None
         self._volume: Any = None
@@ -63,23 +64,24 @@ class Volumes(VTKObservationMixin):
                     chosen[at] = node
         elif chosen[0] is None and (nodes := self.there()):
             self._taken = parameters.input1 = nodes[0]
+            self._let_go(parameters, nodes[0])
 
-    def follow(
-        self, parameters: Any, inputs: list[Any], running: bool, is_of_other: Callable[[Any, Any], bool]
-    ) -> None:
-        """Watch what is chosen now; where another volume was chosen, what was made from the one before is let go, so that
-        it is not overwritten: the result then goes to a new segmentation.
+    def follow(self, parameters: Any, inputs: list[Any], running: bool) -> None:
+        """Watch what is chosen now; where another volume was chosen, let go what was made from the one before.
 
         Args:
             parameters: The parameter node.
             inputs: The chosen volume nodes; None where none is chosen.
             running: Whether a run is under way, which changes no choices.
-            is_of_other: Tells of a segmentation whether it was made from another volume than this one.
         """
         self._watch([*inputs, parameters.outputSegmentation, parameters.region])
         before, self._volume = self._volume, inputs[0] or self._volume
-        changed = before is not None and before is not self._volume and not running
-        if changed and is_of_other(parameters.outputSegmentation, inputs[0]):
+        if before is not None and before is not self._volume and not running:
+            self._let_go(parameters, inputs[0])
+
+    def _let_go(self, parameters: Any, volume: Any) -> None:
+        """Another volume's result is not to be overwritten: this one's goes to a new segmentation."""
+        if self._is_of_other(parameters.outputSegmentation, volume):
             parameters.outputSegmentation = None
 
     def _watch(self, nodes: list[Any]) -> None:

@@ -17,7 +17,7 @@ def check_target(node: Any, reference: Any) -> None:
     Raises:
         OutputError: It is under another transform, or its segments hold no labelmaps.
     """
-    if node is None or node.GetSegmentation().GetNumberOfSegments() == 0:
+    if not holds_segments(node):
         return
     if node.GetTransformNodeID() != reference.GetTransformNodeID():
         raise OutputError(
@@ -42,10 +42,13 @@ def check_present(*nodes: Any) -> None:
             raise InputError(f"'{node.GetName()}' was removed while it was being segmented; nothing was written.")
 
 
+def holds_segments(node: Any) -> bool:
+    """Whether there is a segmentation with something in it."""
+    return node is not None and node.GetSegmentation().GetNumberOfSegments() > 0
+
+
 def made_from(node: Any) -> Any:
-    """The volume that a segmentation was made from, as far as the scene knows; None where it holds no segments."""
-    if node is None or node.GetSegmentation().GetNumberOfSegments() == 0:
-        return None
+    """The volume that a segmentation was made from; None where the scene does not know, or has it no more."""
     return node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
 
 
