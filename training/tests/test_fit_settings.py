@@ -32,6 +32,18 @@ def test_a_loss_that_is_no_number_names_the_cases_and_keeps_the_checkpoint(balls
     assert "The loss is not a number at step" in message and "ball_" in message
 
 
+def test_a_deterministic_run_gives_the_same_bits_again(balls, tmp_path):
+    asked = settings(deterministic="true", epochs=1, steps_per_epoch=2, validate_every=9)
+    try:
+        for name in ("one", "two"):
+            assert main(["fit", str(balls), str(tmp_path / name), *SMALL, *asked]) == 0
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    one, two = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("one", "two"))
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
 def test_class_weights_are_one_per_class():
     classes = torch.zeros(4, 4, 4, dtype=torch.uint8).numpy()
     classes[0] = 1

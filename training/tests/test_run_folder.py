@@ -91,6 +91,21 @@ def test_a_fold_that_a_split_of_ones_own_lacks(work, tmp_path, capsys):
     assert "There is no fold 3" in capsys.readouterr().err
 
 
+def test_an_image_under_two_names_does_not_train_and_validate(work, tmp_path, capsys):
+    balls = shutil.copytree(work / "balls", tmp_path / "balls")
+    for folder in ("imagesTr", "labelsTr"):
+        shutil.copy(balls / folder / "ball_00.nii.gz", balls / folder / "twin.nii.gz")
+    names = [f"ball_{n:02d}" for n in range(5)]
+    run = tmp_path / "run"
+    run.mkdir()
+    line = ["fit", str(balls), str(run), *LINE, "--epochs", "1"]
+    (run / "split.json").write_text(json.dumps([{"train": names, "val": ["twin"]}]))
+    assert main(line) == 1
+    assert "'twin' validates and is the same image as 'ball_00', which trains" in capsys.readouterr().err
+    (run / "split.json").write_text(json.dumps([{"train": [*names[1:]], "val": ["ball_00", "twin"]}]))
+    assert main(line) == 0
+
+
 def test_weights_that_are_no_numbers_do_not_replace_the_last_good_ones(work, run, capsys, monkeypatch):
     """A last step that spoils them shows in no loss of that epoch."""
     before = (run / "checkpoints" / "last.ckpt").read_bytes()

@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MAY_CHANGE = ("epochs", "validate_every", "early_stopping", "precision", "checkpointing", "workers")
+MAY_CHANGE = ("epochs", "validate_every", "early_stopping", "precision", "checkpointing", "workers", "deterministic")
 """Settings that may differ when a run goes on."""
 FEW = {
     "epochs": 12, "steps_per_epoch": 25, "learning_rate": 5e-4, "warmup_steps": 10, "ema_decay": 0.98, "batch": 2,
@@ -62,6 +62,12 @@ class FitConfig(BaseModel):
         "Run", "last", "Which weights ship: those of the last epoch (nnU-Net's way), or of the best validation."
     )
     seed: Annotated[int, Field(ge=0)] = _option("Run", 0, "Of initial weights, order and augmentation.")
+    deterministic: bool = _option(
+        "Run",
+        False,
+        "Ask PyTorch for algorithms that give the same bits every time: slower on GPUs, where some operations have none and say so. "
+        "Processors do so anyway.",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _option(
         "Run", "auto", "Of sums: `auto` mixes in bf16 or fp16 where the device computes it fast."
     )

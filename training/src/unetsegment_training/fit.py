@@ -249,6 +249,7 @@ def fit(
         if start is not None:
             train = start.train(train, manifest, dataset, device)
         val = [prepare(by_name[name], manifest) for name in chosen["val"]]
+    _no_twins(train, val)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # advertisements, and what the next lines say
     steps, pace = len(Patches(train, config)), Pace()
     trainer = _trainer(run, config, device, steps, bool(val), layout, pace)
@@ -273,6 +274,21 @@ def fit(
             replace_tensors(run / "weights.pt", averaged_weights(run, manifest)[0])
             print(pace.words, flush=True)
     return run / "weights.pt"
+
+
+def _no_twins(train: list[Prepared], val: list[Prepared]) -> None:
+    """See that no image, voxel for voxel, both trains and validates under two names.
+
+    Raises:
+        DatasetError: One does.
+    """
+    seen = {hashlib.sha256(case.image.tobytes()).digest(): case.name for case in train}
+    for case in val:
+        if twin := seen.get(hashlib.sha256(case.image.tobytes()).digest()):
+            raise DatasetError(
+                f"Case '{case.name}' validates and is the same image as '{twin}', which trains: the figures would be too good. "
+                "Remove one, or put both on one side in split.json."
+            )
 
 
 def _tell(trainer: pl.Trainer, module: Segmenter, data: Cases, last: Path) -> None:
@@ -327,6 +343,7 @@ def _trainer(
         strategy=DDPStrategy(gradient_as_bucket_view=True) if layout.world > 1 else "auto",
         sync_batchnorm=layout.world > 1 and config.norm == "batch" and device != "cpu" and torch.cuda.is_available(),
         use_distributed_sampler=False,
+        deterministic="warn" if config.deterministic else None,
         precision=_precision(device, config.precision),
         max_epochs=config.epochs,
         gradient_clip_val=config.gradient_clip or None,

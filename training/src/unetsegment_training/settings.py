@@ -44,7 +44,7 @@ unetsegment-train fit DATASET RUN --config fit.toml --set loss=tversky --epochs 
 
 `fit.toml` has one line per setting that differs from its default; what is given on the command line wins over the file. All
 settings of a run are stored in `RUN/config.json`; once an epoch is done a run goes on with the same ones only (`epochs`,
-`validate_every`, `early_stopping`, `precision`, `checkpointing` and `workers` may change). An unknown name is an error that names the closest setting. For example:
+`validate_every`, `early_stopping`, `precision`, `checkpointing`, `workers` and `deterministic` may change). An unknown name is an error that names the closest setting. For example:
 
 ```toml
 network = "unet2015"
