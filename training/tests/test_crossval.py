@@ -123,6 +123,17 @@ def test_manifest_and_card_carry_the_figures_of_the_cross_validation(work, model
     assert model.manifest.raw["training_data"]["cases"] == 10
 
 
+def test_the_figures_can_be_repeated_with_the_package(work, model, tmp_path):
+    """Each of its networks on the cases that it did not see."""
+    told = json.loads((work / "runs" / "decisions.json").read_text())
+    fold = next(fold for fold in told["folds"] if fold["fold"] == 2)
+    options = ["--run", str(work / "runs" / "fold_2"), "--folds", "2", "--backend", "torch"]
+    assert main(["evaluate", str(work / "balls"), str(model.root), str(tmp_path), *options]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {entry["name"]: entry["dice"] for entry in summary} == pytest.approx(fold["dice"], abs=1e-5)
+    assert "folds 2" in (tmp_path / "report.html").read_text()
+
+
 def test_a_network_of_all_cases_takes_the_figures_of_the_cross_validation(work, runs, tmp_path, capsys):
     told = json.loads((runs / "decisions.json").read_text())
     told["postprocessing"] = [

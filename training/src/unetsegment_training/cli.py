@@ -242,6 +242,7 @@ def evaluate(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="average mirrored copies, as the panel's switch does")
     ] = False,
+    folds: Annotated[str, typer.Option(help="which of the model's networks answer: all, first, or e.g. 0,2")] = "all",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave faulty cases out and report them")] = False,
 ) -> None:
     """Measure a model with the predictor that runs in Slicer: a report, and metrics per case and label as CSV and JSON."""
@@ -264,7 +265,7 @@ def evaluate(
             Console(stderr=True).print(told, style="yellow", highlight=False, markup=False, soft_wrap=True)
     unseen = run is not None and (fold is None or fold >= 0)
     known = {"seen": f"They validated the run '{run.name}', which was not trained on them."} if unseen and run else {}
-    _print_summary(run_evaluate(cases, chosen, output, backend, run, previous, mirror, **known))
+    _print_summary(run_evaluate(cases, chosen, output, backend, run, previous, mirror, folds, **known))
     print(f"wrote {output / 'report.html'}")
 
 

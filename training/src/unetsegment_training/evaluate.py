@@ -39,6 +39,7 @@ def evaluate(
     run: Path | None = None,
     previous: Path | None = None,
     mirror: bool = False,
+    folds: str = "all",
     seen: str = "Whether the model was trained on them is not known here.",
 ) -> list[dict[str, Any]]:
     """Segment every case and compare with the expert, in the structures that the expert's labels tell of.
@@ -51,16 +52,18 @@ def evaluate(
         run: Run folder whose learning curves the report shows.
         previous: Folder of an earlier evaluation that the report compares with.
         mirror: Average mirrored copies.
+        folds: Which of the model's networks answer, as in :class:`UNetSegmentLib.predict.Predictor`.
         seen: A sentence for the report: whether the model was trained on the cases.
 
     Returns:
         The summary: an entry per label.
     """
     loaded = package.load(model)
-    predictor = Predictor(loaded, backend=backend, mirror=mirror)
+    predictor = Predictor(loaded, backend=backend, mirror=mirror, folds=folds)
     manifest = loaded.manifest
     answers = (answer(predictor, case) for case in track(cases, "evaluate", disable=None))
-    lead = f"Version {manifest.version}, {len(cases)} case{'s' * (len(cases) != 1)}, backend {predictor.place.backend}{', mirrored' * mirror}. {seen}"
+    how = f"{', mirrored' * mirror}{f', folds {folds}' * (folds != 'all')}"
+    lead = f"Version {manifest.version}, {len(cases)} case{'s' * (len(cases) != 1)}, backend {predictor.place.backend}{how}. {seen}"
     runs = [run] if run is not None else []
     told = {value for case in cases for _, value in case.renumber}
     segments = [label for label in manifest.segments if label.value in told] if told else manifest.segments
