@@ -42,6 +42,13 @@ def test_the_small_set_is_enough_where_openvino_gets_the_network(device):
     assert wanted(manifest("onnx", "torch"), device, "openvino") == []
 
 
+def test_where_openvino_is_enough_nobody_looks_for_pytorch():
+    """Its list of files is long: to read it takes a frame of the window."""
+    looked: list[str] = []
+    assert needs.needs(manifest("onnx", "torch"), "auto", lambda name: looked.append(name) or WHOLE[name]) == []
+    assert set(looked) == {"openvino"}
+
+
 def test_what_runs_with_the_pytorch_that_is_there_asks_for_nothing():
     assert wanted(manifest("onnx", "torch"), "auto", "torch", "monai") == []
     assert wanted(manifest("onnx", "torch"), "auto", "torch") == ["openvino"]

@@ -39,6 +39,18 @@ def test_a_good_package_loads_and_verifies(root):
     assert package.load(loaded.root).content_hash == loaded.content_hash
 
 
+def test_a_manifest_is_checked_once_for_each_content(root, monkeypatch):
+    first, path = package.load(root).manifest, root / "configs" / "manifest.json"
+    times, before = path.stat(), path.read_text("utf-8")
+    asked: list[int] = []
+    check = schema.problems
+    monkeypatch.setattr(schema, "problems", lambda *given: asked.append(1) or check(*given))
+    assert package.load(root).manifest is first and not asked
+    path.write_text(before.replace(first.title, first.title[::-1]), "utf-8")  # as long, and as old, as it was
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert package.load(root).manifest.title == first.title[::-1] and asked
+
+
 def test_unknown_name_lists_what_is_installed(monkeypatch, tmp_path):
     monkeypatch.setenv("UNETSEGMENT_CACHE", str(tmp_path))
     with pytest.raises(PackageError, match="no model 'nonsense'"):

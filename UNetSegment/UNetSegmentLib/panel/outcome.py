@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 from . import state
@@ -44,6 +43,8 @@ class Card:
 
     def html(self) -> str:
         """The structures and what is to be said about them; its text has no colour, so that dark themes can be read."""
+        from html import escape
+
         cells = "" if self.is_long else "".join(
             f'<tr><td>{_swatch(color)} {escape(name)}</td><td align="right" style="padding-left:12px">{escape(ml)}</td></tr>'
             for (name, ml), color in zip(self.rows, self.colors or [None] * len(self.rows), strict=True)
