@@ -9,6 +9,7 @@ from PySide6.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
     QLineEdit,
+    QMessageBox,
     QSizePolicy,
     QSlider,
     QStyle,
@@ -286,6 +287,14 @@ class ctkSliderWidget(QWidget):
     decimals = Property(int, lambda self: self._spin.decimals(), setDecimals)
     prefix = Property(str, lambda self: self._spin.prefix(), lambda self, v: self._spin.setPrefix(v))
     suffix = Property(str, lambda self: self._spin.suffix(), lambda self, v: self._spin.setSuffix(v))
+
+
+class ctkMessageBox(QMessageBox):
+    """What ``slicer.util`` asks with."""
+
+    dontShowAgain = stored(bool, "dontShowAgain", False)
+    dontShowAgainVisible = stored(bool, "dontShowAgainVisible", False)
+    dontShowAgainSettingsKey = stored(str, "dontShowAgainSettingsKey", "")
 
 
 CLASSES = {c.__name__: c for c in list(globals().values()) if isinstance(c, type) and c.__name__.startswith("ctk")}

@@ -261,11 +261,14 @@ def test_the_real_dialog(panel, monkeypatch, tmp_path):
 
     def ask():
         qt.QTimer.singleShot(50, answer)
-        answers.append(panel.dependencies.ask(question, "pip install small>=1.0"))
+        try:
+            answers.append(panel.dependencies.ask(question, "pip install small>=1.0"))
+        finally:
+            loop.quit()
 
     loop = QEventLoop()  # as in Slicer, where a button is pressed within the application's own
     for _count in range(2):
-        qt.QTimer.singleShot(0, lambda: (ask(), loop.quit()))
+        qt.QTimer.singleShot(0, ask)
         loop.exec()
     assert answers == [False, True] and len(texts) == 2
     assert "'Hippocampus (anterior, posterior)' needs" in texts[0] and "Small (1 kB)" in texts[0]
