@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -527,6 +528,17 @@ def test_shared_arrays_share_and_leave_no_name(capfd):
     del view, first, second
     gc.collect()
     assert "Exception ignored" not in capfd.readouterr().err
+
+
+def test_large_memory_is_given_back_in_a_thread():
+    """It takes the system some 40 ms for a large CT, which the window would stand still."""
+    threads = []
+    for size in (memory.LARGE - 1, memory.LARGE):
+        shared = SharedArray.create((size,), np.uint8)
+        weakref.finalize(shared.array, lambda: threads.append(threading.current_thread()))
+        shared.close()
+        assert shared.array.size == 0 and wait_until(lambda: len(threads) == 1, 5)
+        assert (threads.pop() is threading.main_thread()) == (size < memory.LARGE)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the system does not list shared memory")
