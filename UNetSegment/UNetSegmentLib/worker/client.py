@@ -30,6 +30,8 @@ GRACE = 3.0
 BREATH, BREATH_INSIDE = 0.003, 0.015
 """Seconds a poll waits while there is something to do, for a worker that is a process or a thread of this one. Slicer holds
 Python's lock while its window waits for events: threads run only while the main thread is in Python and waits there."""
+HANDING_OVER = "unetsegment-hand-over"
+"""Name of the threads that copy volumes for a worker."""
 _UNREADABLE = "The worker sent something that cannot be read"
 
 
@@ -129,7 +131,7 @@ class Worker:
         self.start()
         self._enter(job)
         arguments = (job, list(volumes), dict(numbering), options or {})
-        threading.Thread(target=self._share_and_send, args=arguments, daemon=True).start()
+        threading.Thread(target=self._share_and_send, name=HANDING_OVER, args=arguments, daemon=True).start()
         return job
 
     def cancel(self, job: Job) -> None:
