@@ -93,8 +93,12 @@ class Soak:
             time.sleep(0.002)
         return bool(until())
 
-    def round(self, attack: str) -> bool:
+    def round(self, attack: str, tries: int = 1) -> bool:
         """Apply, attack at a random moment, and look at what is left.
+
+        Args:
+            attack: One of the plan.
+            tries: How often it was tried, with this time: earlier ones came too late.
 
         Returns:
             Whether the run was in flight then.
@@ -112,7 +116,7 @@ class Soak:
             assert self.live(lambda: panel._run is None, 120)
             self._usual = 0.8 * self._usual + 0.2 * (time.monotonic() - began)
         else:
-            self.to_a_moment()
+            self.to_a_moment(tries)
         hit = panel._run is not None or attack == "let it finish"
         gone = self._attack(attack, volume)
         panel = self.panel
@@ -143,10 +147,13 @@ class Soak:
                 self.live(lambda: panel._run is not None, 1.0)
         assert panel._run is not None, ui.statusLabel.text
 
-    def to_a_moment(self) -> None:
-        """Let a run come to a random point: of the time before its first report, or of its progress bar."""
+    def to_a_moment(self, tries: int) -> None:
+        """Let a run come to a random point: of the time before its first report, or of its progress bar.
+
+        Where the computer is so fast that an attack came too late, it comes more and more often before the first report.
+        """
         panel = self.panel
-        if self._random.random() < HANDOVER:
+        if self._random.random() < max(HANDOVER, 1 - 1 / tries):
             self.live(lambda: panel._run is None, self._random.uniform(0, HANDOVER * self._usual))
         else:
             point = self._random.uniform(0, LATEST * panel.ui.progressBar.maximum)
@@ -315,7 +322,7 @@ def soak(plan: dict[str, int], seed: int, quiet: bool = False) -> dict[str, Any]
     resident, left = [], []
     for number, attack in enumerate(attacks):
         tries = 1
-        while not one.round(attack):
+        while not one.round(attack, tries):
             tries += 1
             assert tries < 20, f"'{attack}' is always too late"
         hits[attack] += 1
@@ -340,9 +347,11 @@ def leave(seed: int, how: str) -> None:
     one.round("let it finish")
     worker = one.panel.logic.worker()._process.pid
     volume, _, _ = one._scene()
+    tries = 0
     while one.panel._run is None:
+        tries += 1
         one.apply(volume, None)
-        one.to_a_moment()
+        one.to_a_moment(tries)
     print(worker, flush=True)
     if how == "close":  # as Slicer does when its window is closed
         one.panel.cleanup()
