@@ -26,10 +26,10 @@ sys.path[:0] = [str(ROOT / "UNetSegment"), str(ROOT / "Testing")]
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
-from UNetSegmentLib.worker.memory import PREFIX  # noqa: E402
+from synthetic.processes import shared_names  # noqa: E402
+from synthetic.workers import labels_of  # noqa: E402
 
 SHAPE = (48, 44, 40)
-SHARED = Path("/dev/shm")
 PLAN = {
     **{
         "let it finish": 20,
@@ -274,16 +274,6 @@ def kill_tree(pid: int) -> None:
             one.kill()
     except psutil.NoSuchProcess:
         pass
-
-
-def shared_names(pid: int | str) -> set[str]:
-    """Names of the shared memory that a process made, where the system lists them."""
-    return {path.name for path in SHARED.glob(f"{PREFIX}{pid}-*")} if SHARED.is_dir() else set()
-
-
-def labels_of(voxels: np.ndarray) -> np.ndarray:
-    """What the network of one convolution answers: 0 below 1, 1 below 2, then 2."""
-    return np.where(voxels > 2, 2, np.where(voxels > 1, 1, 0))
 
 
 def segments_of(node: Any, slicer: Any) -> dict[str, np.ndarray]:
