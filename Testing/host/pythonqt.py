@@ -7,58 +7,23 @@ is asked from Qt's own meta-object, so nothing has to be listed by hand.
 """
 
 import enum
-import sys
-import traceback
 import types
 
 import shiboken6
 from PySide6 import QtCore, QtGui, QtNetwork, QtUiTools, QtWidgets
 
 from . import facts
-from .enums import EnumInt, enum_holder, with_enums
-from .signals import argument_limit, resolve_signal
+from .enums import enum_holder, with_enums
+from .signals import resolve_signal
+from .values import BoundMethod, call, slot_errors, slot_for, unwrap, wrap
 
+__all__ = ["find", "proxy_of", "slot_errors", "slot_for", "unwrap", "wrap", "wrapper_class"]
 _NATIVE_MODULES = (QtCore, QtGui, QtWidgets, QtNetwork, QtUiTools)
 _wrappers: dict[type, type] = {}
 _hybrids: dict[type, type] = {}
-slot_errors: list[BaseException] = []  # what Python slots raised; PythonQt only prints it, tests may look here
 
 
-def wrap(value):
-    """A value coming from Qt, as PythonQt would show it."""
-    if isinstance(value, enum.Enum):
-        return EnumInt(value)
-    if isinstance(value, list | tuple):
-        return tuple(wrap(item) for item in value)
-    if isinstance(value, dict):
-        return {key: wrap(item) for key, item in value.items()}
-    if isinstance(value, QtCore.SignalInstance):
-        return value
-    if isinstance(value, shiboken6.Object):
-        return proxy_of(value)
-    return value
-
-
-def unwrap(value):
-    """A value going to Qt."""
-    if isinstance(value, QtProxy):
-        native = value.__dict__.get("_native")
-        if native is None or not shiboken6.isValid(native):
-            raise ValueError(f"Trying to use a destroyed {type(value).__name__} object")
-        return native
-    if isinstance(value, EnumInt):
-        return value.member
-    if isinstance(value, _ProxyType):
-        return value._qt
-    if isinstance(value, list | tuple):
-        return [unwrap(item) for item in value]
-    if isinstance(value, dict):
-        return {key: unwrap(item) for key, item in value.items()}
-    if isinstance(value, BoundMethod | types.FunctionType | types.MethodType):
-        return slot_for(value)
-    return value
-
-
+@wrap.register(shiboken6.Object)
 def proxy_of(native):
     """The proxy of a PySide6 object: the same one each time for a QObject, as long as that lives."""
     held = getattr(native, "__dict__", {}).get("_proxy")
@@ -70,64 +35,6 @@ def proxy_of(native):
     if isinstance(native, QtCore.QObject):
         native.__dict__["_proxy"] = proxy
     return proxy
-
-
-def slot_for(function, convert=wrap):
-    """A callable for Qt that calls ``function`` with wrapped arguments, no more of them than it takes."""
-    limit = argument_limit(function)
-
-    def slot(*args):
-        args = args if limit is None else args[:limit]
-        try:
-            if isinstance(function, BoundMethod):
-                return function.call_with_at_most(args)
-            return unwrap(function(*[convert(a) for a in args]))
-        except Exception as error:  # PythonQt prints and goes on
-            slot_errors.append(error)
-            traceback.print_exc(file=sys.stderr)
-            return None
-
-    return slot
-
-
-def call(function, args):
-    """Call a PySide6 function with PythonQt arguments; plain integers become the enums that the signature asks for."""
-    args = [unwrap(a) for a in args]
-    try:
-        return wrap(function(*args))
-    except TypeError:
-        converted = with_enums(function, args)
-        if converted is None:
-            raise
-        return wrap(function(*converted))
-
-
-class BoundMethod:
-    """A method or slot of a Qt object."""
-
-    def __init__(self, function, owner: str = "", name: str = ""):
-        self._function, self._owner, self._name = function, owner, name
-
-    def __call__(self, *args):
-        return call(self._function, args)
-
-    def call_with_at_most(self, args):
-        """Called as a slot: with as many arguments as it takes."""
-        for count in range(len(args), -1, -1):
-            try:
-                return self._function(*args[:count])
-            except TypeError:
-                if count == 0:
-                    raise
-
-    def __eq__(self, other):
-        return isinstance(other, BoundMethod) and self._function == other._function
-
-    def __hash__(self):
-        return hash(self._name)
-
-    def __repr__(self):
-        return f"<qt slot {self._name} of {self._owner} instance at {id(self):#x}>"
 
 
 class SignalProxy:
@@ -166,6 +73,11 @@ class _ProxyType(type):
         if callable(value):
             return BoundMethod(value, cls.__name__, name)
         return wrap(value)
+
+
+@unwrap.register
+def _(value: _ProxyType):
+    return value._qt
 
 
 class _BaseMethod:
@@ -341,6 +253,14 @@ class QtProxy(metaclass=_ProxyType):
             return f"{type(self).__name__} ({', '.join(map(str, numbers))}, )"
         label = f', name="{native.objectName()}"' if isinstance(native, QtCore.QObject) and native.objectName() else ""
         return f"{type(self).__name__} ({type(self).__name__}{label} at: {id(native):#x})"
+
+
+@unwrap.register
+def _(value: QtProxy):
+    native = value.__dict__.get("_native")
+    if native is None or not shiboken6.isValid(native):
+        raise ValueError(f"Trying to use a destroyed {type(value).__name__} object")
+    return native
 
 
 class QObjectProxy(QtProxy):
