@@ -13,7 +13,7 @@ from UNetSegmentLib import package
 from UNetSegmentLib.errors import UNetSegmentError
 from UNetSegmentLib.package import schema, thumbnail
 
-from . import cli_data, processes
+from . import asked, cli_data, processes
 from .dataset import DatasetError
 
 app = typer.Typer(
@@ -82,7 +82,9 @@ def fit(
         "validate_every": validate_every, "seed": seed, "same_labels": label and tuple(label),
     }  # fmt: skip
     layout = processes.Layout.of(devices, nodes)
-    data, settings, start = _asked(dataset, skip_bad, config, plan, configuration, set_, options, from_, rehearse)
+    data, settings, start = asked.training(
+        dataset, skip_bad, config, plan, configuration, set_, options, from_, rehearse
+    )
     weights = run_fit(data, run, settings, device, start, layout)
     if processes.first():
         print(f"wrote {weights}")
@@ -115,7 +117,9 @@ def cross_validate(
 
     chosen = None if folds is None else _numbers(folds)
     options = {"epochs": epochs, "same_labels": label and tuple(label)}
-    data, settings, start = _asked(dataset, skip_bad, config, plan, configuration, set_, options, from_, rehearse)
+    data, settings, start = asked.training(
+        dataset, skip_bad, config, plan, configuration, set_, options, from_, rehearse
+    )
     told = run_cross_validate(data, runs, settings, chosen, device, backend, start)
     _print_summary(told["summary"])
     print(*told["told"], sep="\n")
@@ -137,7 +141,7 @@ def choose(
     """Say which of several cross-validated configurations is best, and whether its lead is more than chance."""
     from .choose import choose as run_choose
 
-    data = None if ensembles is None else _cases(ensembles, False, None, -1)[0]
+    data = None if ensembles is None else asked.cases(ensembles, False, None, -1)[0]
     told = run_choose(folders, out, data, backend)
     labels = list(told["candidates"][0]["labels"])
     table = Table("folder", "mean Dice", *labels)
@@ -154,67 +158,6 @@ def settings() -> None:
     from .settings import page
 
     print(page(), end="")
-
-
-def _asked(
-    dataset: Path,
-    skip_bad: bool,
-    config: Optional[Path],
-    plan: Optional[Path],
-    configuration: Optional[str],
-    set_: Optional[list[str]],
-    options: dict[str, Any],
-    model: Optional[str],
-    rehearse: Optional[Path],
-) -> tuple[Any, Any, Any]:
-    """Dataset, settings and what to start from, as the options of 'fit' and 'cross-validate' ask for them."""
-    from .config import FitConfig, parse_setting
-    from .finetune import begin, defaults
-    from .parent import Parent
-    from .plan_file import Plan
-
-    if model is None and (options["same_labels"] or rehearse):
-        raise typer.BadParameter("--label and --rehearse belong to --from MODEL")
-    options = {key: value for key, value in options.items() if value is not None}
-    if plan is None and configuration is not None:
-        raise typer.BadParameter("--configuration belongs to --plan FILE")
-    made = None if plan is None else Plan.load(plan)
-    planned = {} if made is None else FitConfig.of_plan(made, configuration)
-    parent = None if model is None else Parent.open(package.from_shell(model))
-    if parent is not None:
-        planned |= defaults(parent, options)
-    settings = FitConfig.read(config, dict(map(parse_setting, set_ or ())) | options, **planned)
-    data = _cases(dataset, skip_bad, None, -1)[0]
-    if made is not None:
-        made.check(data)
-    if parent is None:
-        return data, settings, None
-    old = None if rehearse is None else _cases(rehearse, skip_bad, None, -1)[0]
-    data, start = begin(parent, data, settings, old)
-    return data, settings, start
-
-
-def _cases(dataset: Path, skip_bad: bool, run: Optional[Path], fold: Optional[int]) -> tuple[Any, list[Any]]:
-    """The dataset, and its cases: all, or with a run folder those that validate it; all of them too where ``fold`` is -1."""
-    from .config import FitConfig
-    from .dataset import read_dataset
-    from .finetune import seen_by
-    from .split import stored_split
-
-    own = None if run is None or (fold is not None and fold < 0) else FitConfig.load(run / "config.json").fold
-    if own is not None and own < 0:
-        raise DatasetError(f"'{run}' trained on every case; measure it on others, without --run.")
-    if own is not None and fold not in (None, own):
-        raise DatasetError(f"'{run}' trained on the cases of fold {fold}; those that it has not seen are fold {own}.")
-    data, problems = read_dataset(dataset, skip_bad)
-    for problem in problems if processes.first() else ():
-        Console(stderr=True).print(f"left out: {problem}", style="yellow", highlight=False)
-    if run is not None:
-        data = seen_by(run, data)
-    if own is None:
-        return data, list(data.cases)
-    names = stored_split(run / "split.json", [case.name for case in data.cases], own)[own]["val"]
-    return data, [case for case in data.cases if case.name in names]
 
 
 def _print_summary(summary: list[dict[str, Any]]) -> None:
@@ -253,7 +196,7 @@ def evaluate(
     chosen = package.from_shell(model)
     if previous is not None:
         rows(previous)  # before the work
-    data, cases = _cases(dataset, skip_bad, run, fold)
+    data, cases = asked.cases(dataset, skip_bad, run, fold)
     if run is None:
         manifest = package.load(chosen).manifest
         matched = by_name(data, manifest)
@@ -337,7 +280,7 @@ def pack(
     if card is None and not (places[0] / "parent.json").exists():
         raise typer.BadParameter("--card is needed: JSON with name, title, version, licence, intended use, ...")
     entries = {} if card is None else schema.load_json(card)
-    data, _ = _cases(dataset, skip_bad, places[0], -1)
+    data, _ = asked.cases(dataset, skip_bad, places[0], -1)
     packed, summary = pack_measured(places, data, output, entries, snapshot, terminology, cross_validated)
     if shown is not None:
         thumbnail.put(packed.root, shown)
