@@ -49,7 +49,7 @@ class qSlicerCoreIOManager(QObject):
         elif file_type == "TransformFile":
             node = logic("transforms").AddTransform(path, slicer.mrmlScene)
         elif file_type == "SceneFile":
-            return _load_scene(path)
+            return _load_scene(path, properties.get("clear", False))
         elif file_type == "ModelFile":
             node = logic("models").AddModel(path)
         elif file_type == "ColorTableFile":
@@ -84,9 +84,9 @@ def _say(messages, text):
         messages.AddMessage(vtk.vtkCommand.ErrorEvent, text)
 
 
-def _load_scene(path):
+def _load_scene(path, clear):
     scene = slicer.mrmlScene
     if path.endswith(".mrb"):
-        return bool(scene.ReadFromMRB(path, True))
+        return bool(scene.ReadFromMRB(path, clear))
     scene.SetURL(path)
-    return bool(scene.Connect())
+    return bool(scene.Connect() if clear else scene.Import())

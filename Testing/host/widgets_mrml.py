@@ -152,7 +152,7 @@ class qMRMLNodeComboBox(QWidget):
         self._tags, self._named = [], {}
 
     def _on_added(self, node):
-        if node is not None and self._accepts(node):
+        if node is not None and self._accepts(node) and not self._scene.IsImporting():
             self._rebuild()
             self.nodeAdded.emit(node)
 
@@ -161,7 +161,10 @@ class qMRMLNodeComboBox(QWidget):
             self.nodeAboutToBeRemoved.emit(node)
 
     def _on_change(self, node):
-        self._rebuild()
+        if not (
+            self._scene.IsImporting() or self._scene.IsClosing()
+        ):  # nodes of a scene that comes have no final IDs yet
+            self._rebuild()
 
     def _accepts(self, node):
         if node.GetHideFromEditors() and not self.showHidden:
@@ -182,7 +185,7 @@ class qMRMLNodeComboBox(QWidget):
         before = self._current
         wanted = before if wanted is None else wanted
         nodes = []
-        if self._scene is not None and not self._scene.IsBatchProcessing():
+        if self._scene is not None:
             every = [self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes())]
             nodes = [n for n in every if self._accepts(n)]
         self._ids = [n.GetID() for n in nodes]

@@ -1,6 +1,7 @@
 """What the panel makes of the nodes that are chosen in it. Runs in Slicer and on the stand-in host."""
 
 import dataclasses
+import gc
 import shutil
 import sys
 import tempfile
@@ -201,3 +202,69 @@ class OutputTest(PanelCase):
         self.assertIn("No structure is chosen", ui.applyHint.text)
         ui.structuresAllButton.click()
         self.assertEqual(ui.applyHint.text, "")
+
+
+class SceneTest(PanelCase):
+    def go(self):
+        """A result of the second of two volumes."""
+        ui, (first, second) = self.panel.ui, (add_sample(), add_sample())
+        first.SetName("first")
+        second.SetName("second")
+        ui.inputSelector1.setCurrentNode(second)
+        ui.applyButton.click()
+        self.finish()
+        ui.outputSelector.currentNode().SetName("result")
+        return first, second, ui.outputSelector.currentNode()
+
+    def settle(self):
+        self.panel._volumes._timer.start()
+        self.wait_for(lambda: not self.panel._volumes._timer.isActive(), 5)
+
+    def test_a_scene_that_is_loaded_brings_its_choices(self):
+        self.go()
+        ui, folder = self.panel.ui, tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        path = str(Path(folder) / "scene.mrb")
+        self.assertTrue(slicer.util.saveScene(path))
+        for there, clear in (
+            (False, False),
+            (True, False),
+            (True, True),
+        ):  # to a scene with other choices, or in its place
+            slicer.mrmlScene.Clear(0)
+            self.panel.initializeParameterNode()
+            if there:
+                other = add_sample()
+                other.SetName("other")
+                self.panel.initializeParameterNode()
+                ui.applyButton.click()
+                self.finish()
+                self.assertIs(ui.inputSelector1.currentNode(), other)
+            slicer.util.loadScene(path, {"clear": clear})
+            self.settle()
+            self.assertEqual(ui.inputSelector1.currentNode().GetName(), "second")
+            self.assertEqual(ui.outputSelector.currentNode().GetName(), "result")
+            self.assertEqual(self.panel.inputs(), [ui.inputSelector1.currentNode()])
+            self.assertTrue(ui.applyButton.enabled)
+
+    def test_nodes_that_left_the_scene_are_let_go(self):
+        """A volume is hundreds of megabytes."""
+        left = set()
+        for close in (False, True):
+            for node in self.go():
+                name = f"{node.GetName()} {close}"
+                left.add(name)
+                node.AddObserver(vtk.vtkCommand.DeleteEvent, lambda *_, name=name: left.discard(name))
+            self.panel.exit()
+            self.panel.enter()
+            if close:
+                slicer.mrmlScene.Clear(0)
+            else:
+                for node in self.panel._volumes.there():
+                    slicer.mrmlScene.RemoveNode(node)
+                slicer.mrmlScene.RemoveNode(self.panel.ui.outputSelector.currentNode())
+            node = None
+            self.settle()
+            self.panel.refresh()
+            gc.collect()
+            self.assertEqual(left, set())

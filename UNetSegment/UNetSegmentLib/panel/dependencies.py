@@ -132,6 +132,7 @@ class Dependencies:
         self._errand = None
         panel.ui.progressBar.setRange(0, 1000)
         panel._run = None
+        go_on, self._go_on = self._go_on, None
         importlib.invalidate_caches()
         try:
             self._check(errand)
@@ -141,7 +142,6 @@ class Dependencies:
             return
         panel.end()
         panel.logic.stop()  # a worker that ran before does not see what came: a fresh one does
-        go_on, self._go_on = self._go_on, None
         if go_on is not None:
             go_on()
 

@@ -37,7 +37,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic: Any = None
         self._parameterNode: Any = None
-        self._parameterNodeGuiTag: Any = None
+        self._parameterNodeTags: tuple[Any, int] = (None, 0)
         self._run: Any = None
         self._cancel = False
         self._advice: Any = None
@@ -45,6 +45,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._asked: Any = None
         self._ran: Any = None
         self._under: Any = None
+        self._isWaiting = False
         self._shown: Any = None
         self._saidOf: tuple | None = None
         self._volumes = Volumes(self.onNodesChanged, lambda *nodes: self.logic.isOfOtherVolume(*nodes))
@@ -86,6 +87,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.onSceneEndBatchProcess)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -125,7 +128,19 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
         self._cards.clear()
         self._advice.clear()
+        self._volumes.clear()
         if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneStartImport(self, caller: Any, event: Any) -> None:
+        self._isWaiting = (
+            self.isConnected
+        )  # until nodes have their IDs: before, what the scene has chosen looks like nothing
+        self.setParameterNode(None)
+
+    def onSceneEndBatchProcess(self, caller: Any, event: Any) -> None:
+        if self._isWaiting:
+            self._isWaiting = False
             self.initializeParameterNode()
 
     def initializeParameterNode(self) -> None:
@@ -137,13 +152,16 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setParameterNode(self, inputParameterNode: Any) -> None:
         """Connect the panel to a parameter node, or to none."""
         if self._parameterNode:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+            gui, observer = self._parameterNodeTags
+            self._parameterNode.disconnectGui(gui)
+            self._parameterNode.RemoveObserver(observer)
             self._volumes.stop()
         self._parameterNode = inputParameterNode
         if self._parameterNode:
-            self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
-            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+            gui = self._parameterNode.connectGui(self.ui)
+            # not with addObserver(), which keeps what it once observed, and this keeps the nodes that were chosen
+            observer = self._parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, self.refresh)
+            self._parameterNodeTags = gui, observer
 
     def inputs(self) -> list:
         """The chosen volume nodes, one per channel of the model; None where none is chosen."""
@@ -382,7 +400,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def end(self) -> None:
         """Nothing is under way any more; what was said of it goes with the choices it is about."""
-        self._run, self.ui.progressBar.visible = None, False
+        self._run, self._under, self.ui.progressBar.visible = None, None, False
         self._saidOf = self._choices() if self.isConnected else None
         self.refresh()
 

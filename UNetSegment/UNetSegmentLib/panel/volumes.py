@@ -29,8 +29,8 @@ class Volumes(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self._changed, self._is_of_other = changed, is_of_other
         self._nodes: list[Any] | None = None
-        self._taken: Any = None
-        self._volume: Any = None
+        self._taken: str | None = None  # IDs, not nodes: who holds a node that left the scene holds its voxels
+        self._volume: str | None = None
         self._came = False
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -57,13 +57,15 @@ class Volumes(VTKObservationMixin):
             names = [f"{channel.name} {channel.title}" for channel in channels]
             found = [None if at is None else nodes[at] for at in guess(names, [node.GetName() for node in nodes])]
             for at, (name, node) in enumerate(zip(inputs, found, strict=True)):
-                free = chosen[at] is None or (at == 0 and chosen[at] is self._taken)
-                others = [each for k, each in enumerate(chosen) if k != at and not (k == 0 and each is self._taken)]
+                free = chosen[at] is None or (at == 0 and _id(chosen[at]) == self._taken)
+                others = [
+                    each for k, each in enumerate(chosen) if k != at and not (k == 0 and _id(each) == self._taken)
+                ]
                 if node is not None and free and node is not chosen[at] and node not in others:
                     setattr(parameters, name, node)
                     chosen[at] = node
         elif chosen[0] is None and (nodes := self.there()):
-            self._taken = parameters.input1 = nodes[0]
+            parameters.input1, self._taken = nodes[0], _id(nodes[0])
             self._let_go(parameters, nodes[0])
 
     def follow(self, parameters: Any, inputs: list[Any], running: bool) -> None:
@@ -75,8 +77,8 @@ class Volumes(VTKObservationMixin):
             running: Whether a run is under way, which changes no choices.
         """
         self._watch([*inputs, parameters.outputSegmentation, parameters.region])
-        before, self._volume = self._volume, inputs[0] or self._volume
-        if before is not None and before is not self._volume and not running:
+        before, self._volume = self._volume, _id(inputs[0]) or self._volume
+        if before is not None and before != self._volume and not running:
             self._let_go(parameters, inputs[0])
 
     def _let_go(self, parameters: Any, volume: Any) -> None:
@@ -102,6 +104,11 @@ class Volumes(VTKObservationMixin):
         self.removeObservers()
         self._nodes = self._volume = None
 
+    def clear(self) -> None:
+        """The scene went: its IDs will be given to other nodes."""
+        self.stop()
+        self._taken = None
+
     def _onCame(self, caller: Any, event: Any) -> None:
         self._came = True
         self._timer.start()
@@ -120,6 +127,10 @@ def spread(region: Any, volume: Any) -> None:
     volume.GetRASBounds(bounds)
     region.SetCenter([(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
     region.SetSize([high - low for low, high in zip(bounds[::2], bounds[1::2], strict=True)])
+
+
+def _id(node: Any) -> str | None:
+    return node.GetID() if node is not None else None
 
 
 def _events(node: Any) -> list[int]:
