@@ -139,8 +139,7 @@ def prepare(slices: int, plane: int, inside: bool) -> None:
     panel.ui.inputSelector1.setCurrentNode(_state["volume"])
     index = panel.ui.modelSelector.findData("empty")
     panel.ui.modelSelector.setCurrentIndex(index)
-    panel._asked = None
-    panel._warm()
+    panel.ready.warm()
     end = time.monotonic() + 120
     while panel.logic.isBusy() and time.monotonic() < end:
         panel.logic.poll()
@@ -181,7 +180,7 @@ def apply() -> dict[str, Any]:
     (gap, where), (busy, busy_in) = ticking.worst(0), ticking.worst(1)
     return {
         "wall": wall,
-        "engine": float(panel._ran["seconds"]),
+        "engine": float(panel.ready.ran["seconds"]),
         "network": network,
         "gap": gap,
         "where": where,

@@ -260,7 +260,6 @@ class PanelTest(PanelCase):
         ui = self.panel.ui
         before = ui.deviceSelector.currentIndex
         self.addCleanup(ui.deviceSelector.setCurrentIndex, before)
-        self.panel._ran = None
         ui.deviceSelector.setCurrentIndex(ui.deviceSelector.findData("cpu"))
         self.assertEqual(ui.optionsButton.text, "Options: CPU")
 

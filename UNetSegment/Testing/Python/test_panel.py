@@ -51,7 +51,8 @@ class ForecastTest(PanelCase):
         self.addCleanup(shutil.rmtree, notes, ignore_errors=True)
         panel, ui = self.panel, self.panel.ui
         ui.inputSelector1.setCurrentNode(add_sample())
-        panel._asked, panel._ran = panel._how(), dict(self.RAN)
+        panel.ready.begin()
+        panel.ready.took(self.RAN)
         options = self.panel.logic._asked(ui.deviceSelector.currentData, "auto", None, "all")
         self.note = lambda network, beside: speeds.note_run(
             panel.model.manifest, options, self.RAN, forecast.Measured(forecast.Work(8, 70000), network, beside)
@@ -82,8 +83,7 @@ class ForecastTest(PanelCase):
         self.worker.during = lambda: self.note(24.0, 0.0)  # as the worker does
         ui.applyButton.click()
         self.finish()
-        panel._ran = dict(self.RAN)
-        panel.expected.forget()
+        panel.ready.took(self.RAN)
         panel.refresh()
         self.assertIn("about 3 s", ui.optionsButton.text)
 

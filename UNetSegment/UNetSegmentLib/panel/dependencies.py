@@ -138,7 +138,7 @@ class Dependencies:
             self._check(errand)
         except Exception as error:
             panel.onError(error)
-            panel._warm()
+            panel.ready.warm()
             return
         panel.end()
         panel.logic.stop()  # a worker that ran before does not see what came: a fresh one does

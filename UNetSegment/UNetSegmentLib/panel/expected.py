@@ -28,10 +28,10 @@ class Expected:
             return ""
         nodes = [(each.GetID(), each.GetMTime()) for each in (node, region) if each is not None]
         frames = panel.frames()
-        about = (panel.model.name, *panel.options().values(), *nodes, frames, panel.ran)
+        about = (panel.model.name, *panel.options().values(), *nodes, frames, panel.ready.ran)
         if about != self._about:
             seconds = panel.logic.expectedSeconds(
-                node, panel.model.name, region=region, ran=panel.ran, **panel.options()
+                node, panel.model.name, region=region, ran=panel.ready.ran, **panel.options()
             )
             self._about, self._words = about, "" if seconds is None else state.about(seconds * frames, _)
         return self._words

@@ -23,6 +23,7 @@ from .chosen import ChosenModel
 from .dependencies import Dependencies
 from .expected import Expected
 from .paper import Paper
+from .ready import Ready
 from .selftest import SelfTest
 from .volumes import Volumes, spread
 
@@ -42,8 +43,6 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._cancel = False
         self._advice: Any = None
         self._began = 0.0
-        self._asked: Any = None
-        self._ran: Any = None
         self._under: Any = None
         self._isWaiting = False
         self._shown: Any = None
@@ -51,6 +50,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._volumes = Volumes(self.onNodesChanged, lambda *nodes: self.logic.isOfOtherVolume(*nodes))
         self._paper = Paper()
         self.model = ChosenModel(self)
+        self.ready = Ready(self)
 
     def makeLogic(self) -> Any:
         raise NotImplementedError
@@ -114,7 +114,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self) -> None:
         """Called each time the user opens the module: the first time, the worker starts in the background."""
         self.initializeParameterNode()
-        self._warm()
+        self.ready.warm()
 
     def exit(self) -> None:
         """Called each time the user opens another module."""
@@ -177,14 +177,6 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The region of interest; None for the whole volume."""
         return self._parameterNode.region
 
-    @property
-    def ran(self) -> Any:
-        """What a run with the present options uses, as the worker told; None where it did not yet."""
-        return self._ran if self._asked == self._how() else None
-
-    def _how(self) -> tuple:
-        return (self.model.name, *self.options().values())
-
     def frames(self) -> int:
         """How many images a run segments: one, or every frame of a sequence."""
         return self.logic.frames(self.inputs()[0]) if self._parameterNode.everyFrame else 1
@@ -204,7 +196,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is None:
             return
         if self.model.follow(self._parameterNode.model):
-            self._warm()
+            self.ready.warm()
         self._volumes.follow(self._parameterNode, self.inputs(), self.isRunning)
         manifest, parameters, volume = self.model.manifest, self._parameterNode, self.inputs()[0]
         if self._saidOf not in (None, self._choices()):
@@ -212,7 +204,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         kept = self._kept()
         written = [s.name for s in manifest.segments if kept is None or s.value in kept] if manifest else []
         names = [node.GetName() if node else None for node in self.inputs()]
-        ran, expected, region = self.ran, self.expected.words(), self.region.GetName() if self.region else ""
+        ran, expected, region = self.ready.ran, self.expected.words(), self.region.GetName() if self.region else ""
         plan = state.plan_line(ran, self.ui.deviceSelector.currentText, expected, region, _)
         view = state.view(
             *(manifest, names, self._run is not None, self.model.problem, plan, _),
@@ -231,7 +223,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         frames = self.logic.frames(volume)
         self.ui.everyFrameCheckBox.text = _("Every one of the {count} frames").format(count=frames)
         self.ui.everyFrameCheckBox.visible = frames > 1
-        self._checklist.show(manifest.segments if manifest else (), self._kept())
+        self._checklist.show(manifest.segments if manifest else (), kept)
         self._cards.refresh(self._run is not None)
 
     def onNodesChanged(self, came: bool) -> None:
@@ -254,7 +246,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onDeviceChanged(self, index: int) -> None:
         slicer.app.userSettings().setValue(DEVICE_SETTING, self.ui.deviceSelector.currentData)
-        self._warm()
+        self.ready.warm()
         self.refresh()
 
     def onModeChanged(self, index: int) -> None:
@@ -267,7 +259,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Keep a choice in the scene, and have ready what it needs."""
         if self._parameterNode is not None:
             setattr(self._parameterNode, name, value)
-            self._warm()
+            self.ready.warm()
             self.refresh()
 
     def onStructures(self, values: set[int]) -> None:
@@ -306,7 +298,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._advice.forget()
         parameters, volume = self._parameterNode, self.inputs()[0]
         under = (parameters, volume, self.model.title)
-        self._asked, self._ran = self._how(), self.ran
+        self.ready.begin()
         run = partial(
             self.logic.start,
             self.inputs(),
@@ -376,9 +368,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             *(volume.GetName(), title, result.labels, result.volumes_ml, result.provenance, result.warnings),
             *(time.strftime("%H:%M"), _),
         )
-        self._ran = dict(result.provenance)
-        self.expected.forget()
-        self._cards.add(card, result.node, volume, self._ran)
+        self.ready.took(result.provenance)
+        self._cards.add(card, result.node, volume, dict(result.provenance))
         self.say("")
         self.end()
 
@@ -418,27 +409,6 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "mirror": True if mirror else None,
             "folds": state.wanted_folds(manifest, parameters.folds),
         }
-
-    def _warm(self) -> None:
-        """Have the chosen model ready in the background, where everything for it is installed."""
-        manifest = self.model.manifest
-        if self._parameterNode is None or self._run is not None:
-            return
-        self.ui.installHint.text = words = self.dependencies.hint(manifest, self.options()["device"])
-        self.ui.installHint.visible = bool(words)
-        if manifest is None or words:
-            return
-
-        def ready(result: dict) -> None:
-            self._ran = result["ran"]
-            self.expected.forget()
-            self.refresh()
-
-        asked = self._how()
-        if asked == self._asked and self.logic.worker().is_alive:
-            return
-        self._asked, self._ran = asked, None
-        self.logic.warm(self.model.name, onDone=ready, **self.options())
 
     def _cancelRun(self) -> None:
         self._cancel = True
