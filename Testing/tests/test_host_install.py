@@ -188,7 +188,7 @@ def test_the_volume_is_gone_when_the_installation_is_done(panel):
 def test_the_module_goes_away_during_an_installation(panel):
     panel.ui.applyButton.click()
     panel.dependencies.stop()
-    assert panel.dependencies._errand is None
+    assert not panel.dependencies._lookout.is_busy
 
 
 def test_another_slicer_that_installs_is_waited_for(panel):

@@ -6,13 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import qt
 from slicer.i18n import tr as _
 
 from ..errors import Cancelled, UNetSegmentError
-from .errand import Errand
-
-POLL_MS = 30
+from .errand import Errand, Work
+from .lookout import Lookout
 
 
 class Catalogs:
@@ -26,11 +24,8 @@ class Catalogs:
 
     def __init__(self, ui: Any, changed: Callable[[], None], say: Callable[[str], None]) -> None:
         self.ui, self._changed, self._say = ui, changed, say
-        self._errand: Errand | None = None
+        self._lookout = Lookout(self._ended)
         self._adding = False
-        self._timer = qt.QTimer()
-        self._timer.setInterval(POLL_MS)
-        self._timer.connect("timeout()", self.onTimer)
         self._line = ui.catalogSelector.lineEdit()
         self._line.setPlaceholderText(_("Address, for example https://models.hospital.example"))
         self._line.connect("returnPressed()", self.onReturn)
@@ -40,21 +35,19 @@ class Catalogs:
     @property
     def is_busy(self) -> bool:
         """Whether the network is being asked."""
-        return self._errand is not None
+        return self._lookout.is_busy
 
     def show(self) -> None:
         """List the addresses, and fetch their catalogs again in the background."""
         from ..package import addresses
 
         self._list("")
-        if addresses.addresses() and self._errand is None:
+        if addresses.addresses() and not self.is_busy:
             self._start(lambda tell, cancelled: addresses.refresh(cancelled), adding=False)
 
     def stop(self) -> None:
         """Look after nothing any more; what is under way ends by itself."""
-        self._timer.stop()
-        if self._errand is not None:
-            self._errand.cancel()
+        self._lookout.stop()
 
     def onText(self, text: str) -> None:
         self._buttons()
@@ -82,13 +75,8 @@ class Catalogs:
         self._changed()
         self._say(_("The catalog was removed; models that came from there stay."))
 
-    def onTimer(self) -> None:
+    def _ended(self, errand: Errand) -> None:
         """Take over what the thread ended with."""
-        errand = self._errand
-        if errand is None or not errand.finished:
-            return
-        self._errand = None
-        self._timer.stop()
         if errand.error is None:
             address, remarks = errand.result if self._adding else ("", errand.result)
             if self._adding:
@@ -106,9 +94,9 @@ class Catalogs:
             )
         self._buttons()
 
-    def _start(self, work: Callable[[Any, Any], Any], adding: bool) -> None:
-        self._errand, self._adding = Errand(work), adding
-        self._timer.start()
+    def _start(self, work: Work, adding: bool) -> None:
+        self._adding = adding
+        self._lookout.send(work)
         self._buttons()
 
     def _list(self, text: str) -> None:
@@ -128,4 +116,4 @@ class Catalogs:
 
         text = self.ui.catalogSelector.currentText.strip()
         self.ui.catalogButton.text = _("Remove") if text in addresses.addresses() else _("Add")
-        self.ui.catalogButton.enabled = bool(text) and self._errand is None
+        self.ui.catalogButton.enabled = bool(text) and not self.is_busy

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from typing import Any
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -22,8 +21,8 @@ from ..package.lock import locked
 from ..predict.backends.installed import state
 from . import needs, pip
 from .errand import Errand
+from .lookout import Lookout
 
-POLL_MS = 100
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[a-z0-9.]+)?")  # pip refuses others
 
 
@@ -32,13 +31,10 @@ class Dependencies:
 
     def __init__(self, panel: Any) -> None:
         self._panel = panel
-        self._errand: Errand | None = None
+        self._lookout = Lookout(self._ended, self._told)
         self._wanted: list[needs.Need] = []
         self._still_wanted: Callable[[], list[needs.Need]] = list
         self._go_on: Callable[[], None] | None = None
-        self._timer = qt.QTimer()
-        self._timer.interval = POLL_MS
-        self._timer.connect("timeout()", self._onTimer)
 
     def hint(self, manifest: Manifest | None, device: str) -> str:
         """What the first run will install, before anybody presses Apply; nothing where all is there."""
@@ -65,7 +61,6 @@ class Dependencies:
         panel.begin(self._heading())
         panel.ui.installHint.visible = False
         panel.ui.progressBar.setRange(0, 0)
-        self._timer.start()
 
     def ask(self, question: str, details: str) -> bool:
         """Whether to install; never in testing mode, in which Slicer itself would answer yes."""
@@ -75,16 +70,11 @@ class Dependencies:
 
     def cancel(self) -> None:
         """Stop; what pip was replacing is put back where it can be."""
-        if self._errand is not None:
-            self._errand.cancel()
+        self._lookout.cancel()
 
     def stop(self) -> None:
         """Stop and wait for it: the panel goes away."""
-        self._timer.stop()
-        if self._errand is not None:
-            self._errand.cancel()
-            self._errand.wait(pip.GRACE + 2)
-            self._errand = None
+        self._lookout.stop(pip.GRACE + 2)
 
     def _begin(self, manifest: Manifest, device: str) -> None:
         titles = needs.titles(self._wanted)
@@ -108,28 +98,22 @@ class Dependencies:
             with locked(cache_folder() / "install.lock", cancelled, lambda: tell(waiting)):
                 return pip.run(python, commands, tell, cancelled, lambda: _versions(used), version)
 
-        self._errand = Errand(work)
+        self._lookout.send(work)
 
     def _heading(self) -> str:
         return _("Installing {names}").format(names=needs.titles(self._wanted))
 
-    def _onTimer(self) -> None:
-        """Show what pip does; when it is done, go on with what was asked for."""
-        errand, panel = self._errand, self._panel
-        if errand is None:
-            return
-        finished = errand.finished  # asked once: each time gives it a moment to work
-        if not finished and errand.is_cancelled:
-            return
-        if not finished:
-            if errand.report is not None:
-                panel.say(f"{self._heading()}\n{pip.shown(errand.report)}")
-                fraction = errand.report.fraction
-                panel.ui.progressBar.setRange(0, 0 if fraction is None else 1000)
-                panel.ui.progressBar.setValue(round(1000 * (fraction or 0)))
-            return
-        self._timer.stop()
-        self._errand = None
+    def _told(self, errand: Errand) -> None:
+        """Show what pip does."""
+        if errand.report is not None and not errand.is_cancelled:
+            ui, fraction = self._panel.ui, errand.report.fraction
+            self._panel.say(f"{self._heading()}\n{pip.shown(errand.report)}")
+            ui.progressBar.setRange(0, 0 if fraction is None else 1000)
+            ui.progressBar.setValue(round(1000 * (fraction or 0)))
+
+    def _ended(self, errand: Errand) -> None:
+        """Go on with what was asked for."""
+        panel = self._panel
         panel.ui.progressBar.setRange(0, 1000)
         panel._run = None
         go_on, self._go_on = self._go_on, None

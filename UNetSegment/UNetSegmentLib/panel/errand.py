@@ -1,4 +1,4 @@
-"""Work that takes long, in a thread of its own, looked after by a timer: no widget and no node is touched in it."""
+"""Work that takes long, in a thread of its own: no widget and no node is touched in it."""
 
 from __future__ import annotations
 

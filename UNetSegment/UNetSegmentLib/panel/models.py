@@ -15,14 +15,13 @@ from ..errors import Cancelled, UNetSegmentError
 from ..package.archive import size_text
 from . import shelf
 from .catalogs import Catalogs
-from .errand import Errand
+from .errand import Errand, Work
+from .lookout import Lookout
 from .pictures import SIDE, Pictures
-
-POLL_MS = 50
 
 
 class ModelChooser:
-    """The window, made when it is first shown. It never blocks: what takes long is done in a thread that a timer asks.
+    """The window, made when it is first shown. It never blocks: what takes long is done in a thread that a timer looks after.
 
     Args:
         ui_file: Path of ``ModelChooser.ui``.
@@ -41,7 +40,7 @@ class ModelChooser:
     ) -> None:
         self._changed, self._chosen, self._expected = changed, chosen, expected
         self._items: list[shelf.Item] = []
-        self._errand: Errand | None = None
+        self._lookout = Lookout(self._ended, self._told)
         self._asked: tuple[str, str] = ("", "")
         self.dialog = qt.QDialog(slicer.util.mainWindow())
         self.dialog.setWindowTitle(_("Models"))
@@ -61,9 +60,6 @@ class ModelChooser:
         self._pictures = Pictures(self.onCatalogs)
         self.dialog.resize(960, 560)
         self.ui.splitter.setSizes([560, 400])
-        self._timer = qt.QTimer()
-        self._timer.setInterval(POLL_MS)
-        self._timer.connect("timeout()", self.onTimer)
         self.ui.searchBox.connect("textChanged(QString)", self.onSearch)
         self.ui.modelList.connect("itemSelectionChanged()", self.onSelection)
         self.ui.modelList.connect("itemDoubleClicked(QTreeWidgetItem*,int)", self.onDoubleClick)
@@ -86,11 +82,9 @@ class ModelChooser:
 
     def close(self) -> None:
         """End it for good, with whatever is under way."""
-        self._timer.stop()
+        self._lookout.stop()
         self._catalogs.stop()
         self._pictures.close()
-        if self._errand is not None:
-            self._errand.cancel()
         self.dialog.close()
         self.dialog.deleteLater()
 
@@ -105,7 +99,7 @@ class ModelChooser:
     @property
     def is_busy(self) -> bool:
         """Whether a download or import is under way, or catalogs are being fetched."""
-        return self._errand is not None or self._catalogs.is_busy
+        return self._lookout.is_busy or self._catalogs.is_busy
 
     def _fill(self, name: str) -> None:
         words = self.ui.searchBox.text.split()
@@ -142,7 +136,7 @@ class ModelChooser:
 
     def onCatalogs(self) -> None:
         """Catalogs or pictures are others now; a question that was asked or work under way is left alone, the next look shows them."""
-        if self._errand is None and not self._asked[0]:
+        if not self._lookout.is_busy and not self._asked[0]:
             self.refresh()
 
     def onSearch(self, text: str) -> None:
@@ -172,8 +166,8 @@ class ModelChooser:
 
     def onGet(self, checked: bool = False) -> None:
         """Show the licence; the second click fetches. While something is under way: cancel it."""
-        if self._errand is not None:
-            self._errand.cancel()
+        if self._lookout.is_busy:
+            self._lookout.cancel()
             self._say(_("Stopping"))
             return
         item = self.item()
@@ -243,33 +237,27 @@ class ModelChooser:
         self.refresh()
         self._say(words)
 
-    def _start(self, work: Callable[[Any, Any], Any]) -> None:
-        if self._errand is not None:
+    def _start(self, work: Work) -> None:
+        if self._lookout.is_busy:
             return
         self._asked = ("", "")
-        self._errand = Errand(work)
-        self._timer.start()
+        self._lookout.send(work)
         self.ui.chooserProgress.setValue(0)
         self.ui.chooserProgress.setVisible(True)
         self._say(_("Starting"))
         self._buttons()
 
-    def onTimer(self) -> None:
-        """Show how far the thread is, and what it ended with."""
-        errand = self._errand
-        if errand is None:
-            self._timer.stop()
-            return
+    def _told(self, errand: Errand) -> None:
+        """Show how far it is."""
         report = errand.report
         if report is not None and not errand.is_cancelled:
             self.ui.chooserProgress.setMaximum(1000 if report.total else 0)
             if report.total:
                 self.ui.chooserProgress.setValue(round(1000 * report.done / report.total))
             self._say(report.message)
-        if not errand.finished:
-            return
-        self._errand = None
-        self._timer.stop()
+
+    def _ended(self, errand: Errand) -> None:
+        """Show what came of it."""
         self.ui.chooserProgress.setVisible(False)
         if errand.error is None:
             self._changed(errand.result.name)
@@ -288,7 +276,7 @@ class ModelChooser:
             self._say(words.format(error=errand.error))
 
     def _buttons(self) -> None:
-        item, ui, busy = self.item(), self.ui, self._errand is not None
+        item, ui, busy = self.item(), self.ui, self._lookout.is_busy
         asked = self._asked[0] == "get"
         size = size_text(item.entry.size) if item and item.entry and item.entry.size else ""
         if busy:

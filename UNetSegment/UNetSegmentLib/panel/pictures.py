@@ -12,10 +12,10 @@ from ..errors import UNetSegmentError
 from ..package import thumbnail
 from . import shelf
 from .errand import Errand
+from .lookout import Lookout
 
 SIDE = 28
 """Pixels of a picture in the list."""
-POLL_MS = 100
 DISCS = (
     ((0.5, 0.5, 0.7),),
     ((0.34, 0.38, 0.5), (0.7, 0.66, 0.42)),
@@ -35,11 +35,8 @@ class Pictures:
 
     def __init__(self, arrived: Callable[[], None]) -> None:
         self._arrived = arrived
-        self._errand: Errand | None = None
+        self._lookout = Lookout(self._ended)
         self._asked: set[str] = set()
-        self._timer = qt.QTimer()
-        self._timer.setInterval(POLL_MS)
-        self._timer.connect("timeout()", self.onTimer)
 
     def icon(self, item: shelf.Item) -> Any:
         """A QIcon."""
@@ -48,20 +45,13 @@ class Pictures:
     def want(self, item: shelf.Item) -> None:
         """Fetch an item's thumbnail where it is not here: only of what the user looks at, and tried once."""
         entry = item.entry
-        if item.thumbnail or entry is None or self._errand is not None or entry.name in self._asked:
+        if item.thumbnail or entry is None or self.is_busy or entry.name in self._asked:
             return
         if thumbnail.to_fetch(entry):
             self._asked.add(entry.name)
-            self._errand = Errand(lambda tell, cancelled: thumbnail.fetch(entry, cancelled))
-            self._timer.start()
+            self._lookout.send(lambda tell, cancelled: thumbnail.fetch(entry, cancelled))
 
-    def onTimer(self) -> None:
-        """See whether it came."""
-        errand = self._errand
-        if errand is None or not errand.finished:
-            return
-        self._errand = None
-        self._timer.stop()
+    def _ended(self, errand: Errand) -> None:
         if isinstance(errand.error, UNetSegmentError):
             logging.info("UNetSegment: no thumbnail: %s", errand.error)
         elif errand.error is not None:
@@ -72,13 +62,11 @@ class Pictures:
     @property
     def is_busy(self) -> bool:
         """Whether one is being fetched."""
-        return self._errand is not None
+        return self._lookout.is_busy
 
     def close(self) -> None:
         """The window goes."""
-        self._timer.stop()
-        if self._errand is not None:
-            self._errand.cancel()
+        self._lookout.stop()
 
 
 def drawn(colors: Sequence[tuple[int, int, int]]) -> Any:
