@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PackageError
-from . import bundle_config, converted, schema
+from . import bundle_config, converted
 from .bundle_answer import Answer, read_answer, read_inferer
-from .bundle_config import Config, Node, one_line, shown
+from .bundle_config import Config, Node, shown
 from .bundle_recipe import read_recipe
 from .bundle_transforms import read_streams
 from .bundle_weights import weights_of
@@ -104,7 +104,7 @@ def read(folder: Path) -> Content:
     Raises:
         PackageError: It cannot be read, or needs what only running its code could give.
     """
-    metadata = _metadata(folder)
+    metadata = bundle_config.load_table(folder, folder.name, METADATA)
     title = _text(metadata.get("name"), 120) or _text(metadata.get("task"), 120) or folder.name
     config = bundle_config.load(folder, title, "inference")
     if config is None:
@@ -238,18 +238,6 @@ def _image_key(config: Config) -> str:
     if "image_key" in config and isinstance(key := config.get("image_key").data(), str):
         return key
     return "image"
-
-
-def _metadata(folder: Path) -> dict[str, Any]:
-    try:
-        metadata = schema.load_json(folder / METADATA, bundle_config.LIMIT)
-    except OSError as error:
-        raise PackageError(f"Bundle '{folder.name}': {METADATA} cannot be read ({error.strerror}).") from None
-    except ValueError as error:
-        raise PackageError(f"Bundle '{folder.name}' cannot be used: {METADATA} {one_line(str(error))}.") from None
-    if not isinstance(metadata, dict):
-        raise PackageError(f"Bundle '{folder.name}' cannot be used: {METADATA} is not a table of entries.")
-    return metadata
 
 
 def _names(definition: Any, count: int, pattern: str) -> list[str]:

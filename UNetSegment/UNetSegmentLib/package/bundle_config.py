@@ -295,20 +295,33 @@ def load(folder: Path, model: str, stem: str) -> Config | None:
         PackageError: It cannot be read, or is no table.
     """
     for ending in ("json", "yaml", "yml"):
-        path = folder / "configs" / f"{stem}.{ending}"
-        if not path.is_file():
-            continue
-        file = f"configs/{path.name}"
-        try:
-            content = schema.load_json(path, LIMIT) if ending == "json" else _load_yaml(path)
-        except OSError as error:
-            raise PackageError(f"Bundle '{model}': {file} cannot be read ({error.strerror}).") from None
-        except ValueError as error:
-            raise PackageError(f"Bundle '{model}' cannot be used: {file} {one_line(str(error))}.") from None
-        if not isinstance(content, dict):
-            raise PackageError(f"Bundle '{model}' cannot be used: {file} is not a table of entries.")
-        return Config(model, file, content)
+        file = f"configs/{stem}.{ending}"
+        if (folder / file).is_file():
+            return Config(model, file, load_table(folder, model, file))
     return None
+
+
+def load_table(folder: Path, model: str, file: str) -> dict[str, Any]:
+    """The entries of a JSON or YAML file of a bundle.
+
+    Args:
+        folder: The bundle.
+        model: What messages call it.
+        file: Path of the file in the bundle.
+
+    Raises:
+        PackageError: It cannot be read, or is no table.
+    """
+    path = folder / file
+    try:
+        content = schema.load_json(path, LIMIT) if file.endswith(".json") else _load_yaml(path)
+    except OSError as error:
+        raise PackageError(f"Bundle '{model}': {file} cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise PackageError(f"Bundle '{model}' cannot be used: {file} {one_line(str(error))}.") from None
+    if not isinstance(content, dict):
+        raise PackageError(f"Bundle '{model}' cannot be used: {file} is not a table of entries.")
+    return content
 
 
 def shown(value: Any) -> str:
