@@ -8,10 +8,11 @@ unmodified and builds its panel. What ships never imports this. Where this and S
 import atexit
 import os
 import sys
+import time
 import types
 from pathlib import Path
 
-__all__ = ["load_module", "process_events", "screenshot", "start"]
+__all__ = ["load_module", "process_events", "screenshot", "start", "wait"]
 
 
 def start(testing: bool = True) -> None:
@@ -88,6 +89,20 @@ def process_events() -> None:
     import slicer
 
     slicer.app.processEvents()
+
+
+def wait(condition, seconds: float = 180.0) -> None:
+    """Let Qt live until ``condition()`` holds.
+
+    Raises:
+        TimeoutError: It did not come to that.
+    """
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"it takes longer than {seconds:g} s")
+        process_events()
+        time.sleep(0.005)
 
 
 def screenshot(widget, png: str | Path) -> Path:

@@ -4,21 +4,9 @@
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import host
-
-
-def wait_for(condition, seconds: float = 300.0) -> bool:
-    """Let Qt run until ``condition()`` holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        host.process_events()
-        time.sleep(0.01)
-    return True
 
 
 def compose(panel, out: Path, width: int = 1280, height: int = 800, center=None, zoom: float = 1.0) -> Path:
@@ -75,8 +63,7 @@ def main(arguments=None) -> None:
         button = panel.ui.applyButton
         label = button.text
         button.click()
-        if not wait_for(lambda: slicer.util.getNodesByClass("vtkMRMLSegmentationNode") and button.text == label):
-            raise SystemExit("no result within five minutes")
+        host.wait(lambda: slicer.util.getNodesByClass("vtkMRMLSegmentationNode") and button.text == label, 300)
     nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     print(compose(panel, options.out, center=segment_center(nodes[-1]) if nodes else None, zoom=options.zoom))
 

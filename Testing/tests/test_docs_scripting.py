@@ -3,7 +3,6 @@
 import re
 import shutil
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -66,11 +65,7 @@ def test_every_block_runs(logic, tmp_path, capsys, monkeypatch):
     for block in blocks:
         if block is not batch:
             exec(compile(block, "docs/scripting.md", "exec"), names)
-            end = time.monotonic() + 180
-            while logic.isBusy():  # as Slicer's console would wait
-                assert time.monotonic() < end, block
-                slicer.app.processEvents()
-                time.sleep(0.005)
+            host.wait(lambda: not logic.isBusy())  # as Slicer's console would
         assert not pythonqt.slot_errors
         printed.append(capsys.readouterr().out)
     text = "\n".join(printed)

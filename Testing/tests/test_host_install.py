@@ -94,7 +94,7 @@ def panel(packages, monkeypatch):
     yield panel
     if panel.isRunning and panel._run is not panel.dependencies:
         panel.ui.applyButton.click()
-        wait(lambda: not panel.isRunning)
+        host.wait(lambda: not panel.isRunning)
     panel.dependencies.stop()
     panel.end()
     panel.logic.stop()
@@ -103,19 +103,11 @@ def panel(packages, monkeypatch):
     assert not pythonqt.slot_errors
 
 
-def wait(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it takes too long"
-        slicer.app.processEvents()
-        time.sleep(0.001)
-
-
 def test_apply_asks_installs_and_goes_on_by_itself(panel, tmp_path):
     pytest.importorskip("openvino")
     ui, worker = panel.ui, panel.logic.worker()
     worker.start()  # one that runs before: it does not see what comes
-    wait(lambda: worker.poll() or worker.has_answered)
+    host.wait(lambda: worker.poll() or worker.has_answered)
     before = worker._process.pid
     assert "Small (1 kB)" in ui.installHint.text and not ui.installHint.isHidden()
     ticker = Ticker()
@@ -124,15 +116,15 @@ def test_apply_asks_installs_and_goes_on_by_itself(panel, tmp_path):
     assert panel.isRunning and ui.applyButton.text == "Cancel" and not ui.inputSelector1.enabled
     ticker.forget()
     lines = set()
-    wait(lambda: lines.add(ui.statusLabel.text) or panel._run is not panel.dependencies)
+    host.wait(lambda: lines.add(ui.statusLabel.text) or panel._run is not panel.dependencies)
     assert any(line.startswith("Installing Small\n") for line in lines), lines
     print(f"worst gap while pip ran: {1000 * ticker.worst:.0f} ms")
-    wait(lambda: not panel.isRunning)
+    host.wait(lambda: not panel.isRunning)
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1, ui.statusLabel.text
     assert worker._process.pid != before
     assert state("small").is_whole and ui.installHint.isHidden() and ui.progressBar.maximum == 1000
     ui.applyButton.click()  # all is there: nobody is asked again
-    wait(lambda: not panel.isRunning)
+    host.wait(lambda: not panel.isRunning)
     assert len(panel.questions) == 1
 
 
@@ -152,14 +144,14 @@ def test_cancel_ends_a_pip_that_hangs(panel, packages, monkeypatch):
         answered = threading.Event()
         threading.Thread(target=lambda: (silent.accept(), answered.set()), daemon=True).start()
         panel.ui.applyButton.click()
-        wait(answered.is_set)
+        host.wait(answered.is_set)
         slicer.mrmlScene.Clear(0)  # has nothing to do with it
         assert panel._run is panel.dependencies
         ticker = Ticker()
         began = time.monotonic()
         panel.ui.applyButton.click()
         assert panel.ui.statusLabel.text == "Stopping"
-        wait(lambda: not panel.isRunning)
+        host.wait(lambda: not panel.isRunning)
         print(f"stopped after {time.monotonic() - began:.1f} s, worst gap {1000 * ticker.worst:.0f} ms")
     assert "Cancelled" in panel.ui.statusLabel.text and panel.ui.applyButton.text == "Apply"
     assert not state("small").version
@@ -169,7 +161,7 @@ def test_a_failure_is_one_sentence_and_the_rest_is_in_the_log(panel, monkeypatch
     monkeypatch.setenv("PIP_FIND_LINKS", str(ROOT / "no such folder"))
     with caplog.at_level(logging.ERROR):
         panel.ui.applyButton.click()
-        wait(lambda: not panel.isRunning)
+        host.wait(lambda: not panel.isRunning)
     words = panel.ui.statusLabel.text
     assert words.startswith("Small could not be installed: there is no version") and words.count("\n") == 0
     assert "No matching distribution found for small" in caplog.text
@@ -180,7 +172,7 @@ def test_the_volume_is_gone_when_the_installation_is_done(panel):
     name = panel.inputs()[0].GetName()
     panel.ui.applyButton.click()
     slicer.mrmlScene.RemoveNode(panel.inputs()[0])
-    wait(lambda: not panel.isRunning)
+    host.wait(lambda: not panel.isRunning)
     assert f"'{name}' is not in the scene any more" in panel.ui.statusLabel.text
     assert state("small").is_whole
 
@@ -194,9 +186,9 @@ def test_the_module_goes_away_during_an_installation(panel):
 def test_another_slicer_that_installs_is_waited_for(panel):
     with locked(package.cache_folder() / "install.lock"):
         panel.ui.applyButton.click()
-        wait(lambda: "Waiting for another Slicer" in panel.ui.statusLabel.text)
+        host.wait(lambda: "Waiting for another Slicer" in panel.ui.statusLabel.text)
         assert not state("small").version
-    wait(lambda: panel._run is not panel.dependencies)
+    host.wait(lambda: panel._run is not panel.dependencies)
     assert state("small").is_whole
 
 
@@ -204,7 +196,7 @@ def test_what_this_process_uses_stays_as_it_is(panel, packages, monkeypatch):
     """Its NumPy is in use: a library that wants another one is not installed over it."""
     build_wheel(Path(os.environ["PIP_FIND_LINKS"]), "small", requires=("numpy<1.0",))
     panel.ui.applyButton.click()
-    wait(lambda: not panel.isRunning)
+    host.wait(lambda: not panel.isRunning)
     assert "no version fits the libraries that this Slicer comes with" in panel.ui.statusLabel.text
     assert not list(packages.iterdir())
 
@@ -235,7 +227,7 @@ def test_pytorch_comes_by_its_extension_and_before_what_needs_it(panel, monkeypa
     ran = []
     monkeypatch.setattr(pip, "run", lambda python, commands, *rest: ran.extend(commands) or [])
     panel.ui.applyButton.click()
-    wait(lambda: not panel.isRunning)
+    host.wait(lambda: not panel.isRunning)
     assert prepared and "PyTorch (" in panel.questions[0] and "MONAI (" in panel.questions[0]
     assert ran[0] == ["-m", "pip", "uninstall", "--yes", "torch"]
     assert ran[1] == ["-m", "light_the_torch", "install", "torch", "torchvision"]

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import host
@@ -31,14 +30,6 @@ def panel():
     panel.logic.stop()
     slicer.mrmlScene.Clear(0)
     assert not pythonqt.slot_errors
-
-
-def wait(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it takes too long"
-        slicer.app.processEvents()
-        time.sleep(0.005)
 
 
 def test_choosing_a_model(panel, tmp_path):
@@ -69,7 +60,7 @@ def test_choosing_a_model(panel, tmp_path):
     chooser.import_(copy)
     assert chooser.ui.getButton.text == "Cancel"
     host.screenshot(chooser.dialog, tmp_path / "chooser_5_importing.png")
-    wait(lambda: not chooser.is_busy)
+    host.wait(lambda: not chooser.is_busy)
     assert "is ready" in chooser.ui.chooserStatus.text and panel.ui.modelSelector.currentData == "mine"
     host.screenshot(chooser.dialog, tmp_path / "chooser_6_imported.png")
     chooser.ui.deleteButton.click()
@@ -110,15 +101,15 @@ def test_a_download_is_cancelled_and_taken_up_again(panel, offered, tmp_path):
     ui.getButton.click()
     assert not server.requests and ui.getButton.text.startswith("Accept and get")
     ui.getButton.click()
-    wait(lambda: ui.chooserProgress.value > 300)
+    host.wait(lambda: ui.chooserProgress.value > 300)
     host.screenshot(chooser.dialog, tmp_path / "download_1.png")
     assert ui.getButton.text == "Cancel"
     ui.getButton.click()
-    wait(lambda: not chooser.is_busy)
+    host.wait(lambda: not chooser.is_busy)
     assert "Cancelled" in ui.chooserStatus.text and panel.ui.modelSelector.findData("offered") < 0
     ui.getButton.click()
     ui.getButton.click()
-    wait(lambda: not chooser.is_busy)
+    host.wait(lambda: not chooser.is_busy)
     assert "is ready" in ui.chooserStatus.text, ui.chooserStatus.text
     assert panel.ui.modelSelector.currentData == "offered" and server.ranges[-1] is not None
     host.screenshot(chooser.dialog, tmp_path / "download_2.png")
@@ -142,7 +133,7 @@ def test_a_picture_is_fetched_when_its_model_is_looked_at(panel, offered, tmp_pa
         assert not server.requests and not chooser._pictures.is_busy
         chooser.ui.searchBox.setText("offered")
         host.screenshot(chooser.dialog, tmp_path / "picture_1.png")
-        wait(lambda: not chooser._pictures.is_busy)
+        host.wait(lambda: not chooser._pictures.is_busy)
         assert chooser.item().thumbnail.read_bytes() == picture and "<img" in chooser.ui.cardBrowser.toHtml()
         host.screenshot(chooser.dialog, tmp_path / "picture_2.png")
         chooser.ui.searchBox.setText("")
@@ -180,18 +171,18 @@ def test_from_first_sight_to_a_result_card(panel, tmp_path):
     ui.structuresAllButton.click()
     ui.structuresButton.collapsed = True
     ui.applyButton.click()
-    wait(lambda: ui.progressBar.value > 0 or panel._run is None)
+    host.wait(lambda: ui.progressBar.value > 0 or panel._run is None)
     picture("5_running")
-    wait(lambda: panel._run is None)
+    host.wait(lambda: panel._run is None)
     picture("6_result")
     assert len(panel._cards.shown) == 1
     ui.structuresList.item(0).setCheckState(0)
     ui.applyButton.click()
-    wait(lambda: panel._run is None)
+    host.wait(lambda: panel._run is None)
     assert [s.widget.collapsed for s in panel._cards.shown] == [False, True]
     picture("7_second_result")
     ui.checkupButton.click()
-    wait(lambda: panel._run is None)
+    host.wait(lambda: panel._run is None)
     assert panel._selfTest.report.startswith("UNetSegment self-test: all well"), panel._selfTest.report
     host.screenshot(panel._paper.dialog, tmp_path / "self_test.png")
     picture("8_checked")

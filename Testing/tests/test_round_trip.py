@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,14 +60,6 @@ def web(tmp_path):
         thread.join()
 
 
-def wait(condition, seconds=180):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it takes too long"
-        slicer.app.processEvents()
-        time.sleep(0.005)
-
-
 def test_from_training_data_to_a_segmentation_in_the_panel(dataset, web, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     training = pytest.importorskip("unetsegment_training.cli")
@@ -92,7 +83,7 @@ def test_from_training_data_to_a_segmentation_in_the_panel(dataset, web, tmp_pat
     assert chooser.ui.catalogButton.text == "Add" and not chooser.ui.catalogButton.enabled
     chooser.ui.catalogSelector.setEditText(url)
     chooser.ui.catalogButton.click()
-    wait(lambda: not chooser.is_busy)
+    host.wait(lambda: not chooser.is_busy)
     assert chooser.ui.chooserStatus.text == f"The catalog '{url}/catalog.json' was added."
     assert addresses.addresses() == [f"{url}/catalog.json"]
     chooser.ui.searchBox.setText("tiny-balls")
@@ -100,7 +91,7 @@ def test_from_training_data_to_a_segmentation_in_the_panel(dataset, web, tmp_pat
     assert chooser.item().name == "tiny-balls" and chooser.ui.getButton.text == "Get"
     chooser.ui.getButton.click()
     chooser.ui.getButton.click()
-    wait(lambda: not chooser.is_busy)
+    host.wait(lambda: not chooser.is_busy)
     assert chooser.ui.chooserStatus.text == "'Balls' is ready."  # proven by the catalog's hash: no remark
     chooser.ui.useButton.click()
     assert panel.ui.modelSelector.currentData == "tiny-balls"
@@ -110,7 +101,7 @@ def test_from_training_data_to_a_segmentation_in_the_panel(dataset, web, tmp_pat
     panel.ui.inputSelector1.setCurrentNode(volume)
     panel.ui.deviceSelector.setCurrentIndex(panel.ui.deviceSelector.findData("cpu"))
     panel.ui.applyButton.click()
-    wait(lambda: not panel.isRunning)
+    host.wait(lambda: not panel.isRunning)
     (node,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     assert node.GetSegmentation().GetNthSegment(0).GetName() == "Ball", panel.ui.statusLabel.text
     segment = node.GetSegmentation().GetNthSegmentID(0)
@@ -123,14 +114,14 @@ def test_from_training_data_to_a_segmentation_in_the_panel(dataset, web, tmp_pat
     assert 2 * (answer & truth).sum() / (answer.sum() + truth.sum()) > 0.8
 
     panel.ui.modelsButton.click()  # the catalog is fetched again
-    wait(lambda: not chooser.is_busy)
+    host.wait(lambda: not chooser.is_busy)
     chooser.ui.catalogSelector.setEditText(f"{url}/catalog.json")
     assert chooser.ui.catalogButton.text == "Remove"
     chooser.ui.catalogButton.click()
     assert addresses.addresses() == [] and panel.ui.modelSelector.findData("tiny-balls") >= 0
     chooser.ui.catalogSelector.setEditText("models.hospital.example")
     chooser.ui.catalogButton.click()
-    wait(lambda: not chooser.is_busy)
+    host.wait(lambda: not chooser.is_busy)
     assert "is not the address of a catalog" in chooser.ui.chooserStatus.text
     chooser.dialog.hide()
     panel.logic.stop()
