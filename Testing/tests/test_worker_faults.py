@@ -113,6 +113,20 @@ def test_a_worker_that_was_killed_behind_its_launcher_while_idle_is_not_noticed(
 
 @posix
 @needs_engine
+def test_a_worker_that_was_killed_behind_slicers_launcher_says_so_as_well(tmp_path, model):
+    launcher = tmp_path / "launcher.sh"
+    words = '"error: [python-real] exit abnormally - Report the problem."'
+    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\n[ $? -lt 128 ] || {{ echo {words} >&2; exit 1; }}\n')
+    launcher.chmod(0o755)
+    behind = Worker([str(launcher)])
+    end = lambda *_: os.kill(behind.pid, signal.SIGKILL)  # noqa: E731
+    with pytest.raises(WorkerError, match=r"unexpectedly \(it crashed or was ended from outside, perhaps"):
+        behind.wait(behind.predict(model, [image((160, 160, 160))], NUMBERS, on_progress=end))
+    behind.stop()
+
+
+@posix
+@needs_engine
 def test_what_waits_behind_the_request_that_a_worker_dies_of_goes_on(worker, model, tmp_path):
     other = str(packages.threshold_package(tmp_path / "other", name="other"))
     ends = []

@@ -32,6 +32,8 @@ BREATH, BREATH_INSIDE = 0.003, 0.015
 Python's lock while its window waits for events: threads run only while the main thread is in Python and waits there."""
 HANDING_OVER = "unetsegment-hand-over"
 """Name of the threads that copy volumes for a worker."""
+_CRASHED = "exit abnormally"
+"""In the last words of Slicer's launcher, which ends with code 1, where a signal ended the worker behind it."""
 _UNREADABLE = "The worker sent something that cannot be read"
 
 
@@ -335,9 +337,11 @@ class Worker:
             self._broken("The worker did not stop when asked")
 
     def _reason(self, code: int) -> str:
+        last = next((line for line in reversed(self.lines) if line.strip()), "")
         if code in (-9, 137):
             return "it was ended from outside, perhaps because memory was short"
-        last = next((line for line in reversed(self.lines) if line.strip()), "")
+        if code == 1 and _CRASHED in last:
+            return "it crashed or was ended from outside, perhaps because memory was short"
         return f"code {code}" + (f": {last[:200]}" if last and code != -15 else "")
 
 
