@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,12 @@ def module():
 
 
 def setUpModule():
-    """Models that the tests import go into a cache folder of their own."""
-    if "UNETSEGMENT_CACHE" not in os.environ:
-        os.environ["UNETSEGMENT_CACHE"] = folder = tempfile.mkdtemp(prefix="unetsegment-tests-")
-        unittest.addModuleCleanup(shutil.rmtree, folder, ignore_errors=True)
-        unittest.addModuleCleanup(os.environ.pop, "UNETSEGMENT_CACHE")
+    """Models that the tests import go into a cache folder of their own, whatever the user's is."""
+    folder = tempfile.mkdtemp(prefix="unetsegment-tests-")
+    unittest.addModuleCleanup(shutil.rmtree, folder, ignore_errors=True)
+    place = unittest.mock.patch.dict(os.environ, {"UNETSEGMENT_CACHE": folder})
+    place.start()
+    unittest.addModuleCleanup(place.stop)
 
 
 class FakePredictor:

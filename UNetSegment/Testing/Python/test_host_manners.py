@@ -1,6 +1,7 @@
 """The manners of PythonQt and of Slicer that a scripted module relies on: the same in Slicer and on the stand-in host."""
 
 import os
+import shutil
 import tempfile
 import time
 import unittest
@@ -10,6 +11,13 @@ import slicer
 import vtk
 
 ON_HOST = type(qt).__name__ == "_Qt"
+
+
+def folder_of(test):
+    """A new folder, until the test ends."""
+    folder = tempfile.mkdtemp()
+    test.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class PythonQtManners(unittest.TestCase):
@@ -99,7 +107,7 @@ class PythonQtManners(unittest.TestCase):
         self.assertFalse(b.property("nope"))
 
     def test_settings(self):
-        settings = qt.QSettings(os.path.join(tempfile.mkdtemp(), "s.ini"), qt.QSettings.IniFormat)
+        settings = qt.QSettings(os.path.join(folder_of(self), "s.ini"), qt.QSettings.IniFormat)
         settings.setValue("UNetSegmentTest/x", "true")
         self.assertTrue(slicer.util.settingsValue("UNetSegmentTest/x", False, slicer.util.toBool, settings))
         self.assertIsNone(settings.value("nope"))
@@ -208,7 +216,7 @@ class SlicerManners(unittest.TestCase):
     def test_file_round_trip(self):
         import numpy as np
 
-        folder = tempfile.mkdtemp()
+        folder = folder_of(self)
         node = slicer.util.addVolumeFromArray(np.arange(24, dtype=np.int16).reshape(2, 3, 4), name="made")
         for suffix in (".nrrd", ".nii.gz"):
             path = os.path.join(folder, "made" + suffix)
@@ -223,7 +231,7 @@ class SlicerManners(unittest.TestCase):
         for suffix in (".mrml", ".mrb"):
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "made")
             node.SetAttribute("UNetSegmentTest.text", text)
-            path = os.path.join(tempfile.mkdtemp(), "scene" + suffix)
+            path = os.path.join(folder_of(self), "scene" + suffix)
             self.assertTrue(slicer.util.saveScene(path))
             slicer.mrmlScene.Clear(0)
             slicer.util.loadScene(path)
