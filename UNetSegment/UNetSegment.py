@@ -178,6 +178,8 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
         loaded = package.load(model)
         labels = scene.kept_labels(loaded.manifest, keep)
+        scene.world_volume(nodes[0])  # its own mistakes first
+        scene.check_target(outputSegmentation, nodes[0], [label.name for label in labels])
         volume = predict.gather([scene.world_volume(node) for node in nodes], loaded.manifest)
         inside = {} if region is None else {"region": scene.region_box(region, nodes[0])}
         result = self._predictor(loaded, device, mode, mirror, folds).predict(volume, progress, cancel, **inside)
@@ -283,15 +285,17 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
                 return [predict.InputWarning(channel.name, "refused", str(error))]
         return sanity.check(volumes, manifest)
 
-    def obstacles(self, inputVolume, outputSegmentation=None, region=None) -> dict:
-        """What about the ``output`` or the ``region`` would stop a run on a volume, as a sentence each; empty where nothing."""
+    def obstacles(self, inputVolume, outputSegmentation=None, region=None, names=()) -> dict:
+        """What about the ``output`` or the ``region`` would stop a run on a volume, as a sentence each; empty where nothing.
+
+        ``names`` are those of the structures that would be written."""
         try:
             scene.world_volume(inputVolume)
         except UNetSegmentError:  # the volume's own mistakes are for ``check`` to tell
             return {}
         found = {}
         for what, look in (
-            ("output", lambda: scene.check_target(outputSegmentation, inputVolume)),
+            ("output", lambda: scene.check_target(outputSegmentation, inputVolume, names)),
             ("region", lambda: region is None or scene.region_box(region, inputVolume)),
         ):
             try:
@@ -300,9 +304,16 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
                 found[what] = str(error)
         return found
 
-    def targetNote(self, inputVolume, outputSegmentation, names) -> str:
+    def targetNote(self, inputVolume, outputSegmentation, names, model: str = "", region=None) -> str:
         """What a user may not expect of writing structures with these names to a segmentation; empty where there is nothing."""
-        return scene.target_note(outputSegmentation, inputVolume, names, _) if inputVolume is not None else ""
+        if inputVolume is None:
+            return ""
+        inside = region.GetName() if region is not None else ""
+        return scene.target_note(outputSegmentation, inputVolume, names, _, model, inside)
+
+    def corrected(self, outputSegmentation, names) -> list:
+        """Those of the structures with these names that were worked on by hand since they were written to a segmentation."""
+        return scene.corrected(outputSegmentation, names)
 
     def isOfOtherVolume(self, outputSegmentation, inputVolume) -> bool:
         """Whether a segmentation holds what was not made from this volume, as far as the scene knows."""

@@ -189,7 +189,14 @@ def test_a_model_that_does_not_tell_its_images(model):
 
 @pytest.mark.parametrize(
     "seconds, words",
-    [(0.01, "about 1 s"), (3.4, "about 3 s"), (12.6, "about 15 s"), (57, "about 55 s"), (58, "about 1 min")]
+    [
+        (0.01, "under 1 s"),
+        (0.8, "about 1 s"),
+        (3.4, "about 3 s"),
+        (12.6, "about 15 s"),
+        (57, "about 55 s"),
+        (58, "about 1 min"),
+    ]
     + [(140, "about 2 min"), (3500, "about 58 min"), (3600, "about 1 h"), (9000, "about 2.5 h")],
 )
 def test_a_forecast_in_words(seconds, words):

@@ -65,6 +65,7 @@ def test_choosing_a_model(panel, tmp_path):
     host.screenshot(chooser.dialog, tmp_path / "chooser_6_imported.png")
     chooser.ui.deleteButton.click()
     assert "again" in chooser.ui.chooserStatus.text and panel.ui.modelSelector.findData("mine") >= 0
+    chooser._asked_at -= 1  # who reads it takes a second
     chooser.ui.deleteButton.click()
     assert panel.ui.modelSelector.findData("mine") < 0
     assert panel.ui.modelSelector.currentData == "hippocampus-mr-t1"
@@ -99,7 +100,9 @@ def test_a_download_is_cancelled_and_taken_up_again(panel, offered, tmp_path):
     ui.searchBox.setText("offered")
     server.script.append(f"stall:{len(zipped) // 2}")
     ui.getButton.click()
+    ui.getButton.click()  # a double click accepts nothing
     assert not server.requests and ui.getButton.text.startswith("Accept and get")
+    chooser._asked_at -= 1
     ui.getButton.click()
     host.wait(lambda: ui.chooserProgress.value > 300)
     host.screenshot(chooser.dialog, tmp_path / "download_1.png")
@@ -108,12 +111,14 @@ def test_a_download_is_cancelled_and_taken_up_again(panel, offered, tmp_path):
     host.wait(lambda: not chooser.is_busy)
     assert "Cancelled" in ui.chooserStatus.text and panel.ui.modelSelector.findData("offered") < 0
     ui.getButton.click()
+    chooser._asked_at -= 1
     ui.getButton.click()
     host.wait(lambda: not chooser.is_busy)
     assert "is ready" in ui.chooserStatus.text, ui.chooserStatus.text
     assert panel.ui.modelSelector.currentData == "offered" and server.ranges[-1] is not None
     host.screenshot(chooser.dialog, tmp_path / "download_2.png")
     ui.deleteAllButton.click()
+    chooser._asked_at -= 1
     ui.deleteAllButton.click()
     assert "freed" in ui.chooserStatus.text and panel.ui.modelSelector.findData("offered") < 0
     chooser.dialog.hide()

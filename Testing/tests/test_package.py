@@ -15,6 +15,7 @@ from synthetic import packages
 from UNetSegmentLib import package
 from UNetSegmentLib.errors import PackageError
 from UNetSegmentLib.package import Manifest, schema
+from UNetSegmentLib.package.recipe import Channel
 
 SCHEMA = json.loads((Path(package.__file__).with_name("manifest.schema.json")).read_text("utf-8"))
 
@@ -35,6 +36,9 @@ def test_a_good_package_loads_and_verifies(root):
     loaded = package.load(root)
     loaded.verify()
     assert [label.value for label in loaded.manifest.segments] == [3, 300]
+    described = [Channel("T1", None, modality=kind).described(name) for kind, name in
+                 (("MR", "T1"), ("MR", "MRI"), ("CT", "CT"), ("PT", "FDG PET"), ("OT", "red"), ("CT", "contrast"))]  # fmt: skip
+    assert described == ["MR T1", "MRI", "CT", "FDG PET", "red", "CT contrast"]  # what the name tells is not said twice
     assert loaded.manifest.summary == "MR T1 · 2 structures · CC0-1.0 · not for diagnosis"
     assert package.load(loaded.root).content_hash == loaded.content_hash
 

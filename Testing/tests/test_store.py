@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 from pathlib import Path
@@ -67,10 +68,32 @@ def test_names_that_cannot_be(tmp_path: Path, name: str, words: str) -> None:
 def test_import_of_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("no zip")
+    (tmp_path / "cut.zip").write_bytes(zipped(model(tmp_path / "mine"))[:-100])
+    (tmp_path / "image.nii.gz").write_bytes(gzip.compress(b"voxels"))
     there = models_there()
-    for source, words in (("gone", "no file or folder"), ("empty", "not a model package"), ("text.zip", "sound zip")):
+    for source, words in (
+        ("gone", "no file or folder"),
+        ("empty", r"not a model package: there is no configs/manifest.json .* MONAI bundle .* nnU-Net \(plans.json"),
+        ("text.zip", "'text.zip' is not a zip file; give the zip or the folder of a model"),
+        ("image.nii.gz", "not a zip file; give the zip"),
+        ("cut.zip", "not a sound zip file .*; fetch it again"),
+    ):
         with pytest.raises(PackageError, match=words):
             store.import_(tmp_path / source)
+    assert models_there() == there
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_import_of_a_damaged_model(tmp_path: Path, packed: bool) -> None:
+    source = model(tmp_path / "mine")
+    weights = next(file for file in package.load(source).manifest.files.values())
+    (source / weights.path).write_bytes((source / weights.path).read_bytes()[:-1])
+    if packed:
+        (tmp_path / "mine.zip").write_bytes(zipped(source))
+        source = tmp_path / "mine.zip"
+    there = models_there()
+    with pytest.raises(PackageError, match=f"'synthetic' is damaged: the checksum of {weights.path} is wrong"):
+        store.import_(source)
     assert models_there() == there
 
 

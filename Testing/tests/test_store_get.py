@@ -131,7 +131,7 @@ def evil(folder: Path) -> bytes:
         (no_model, "not a model package"),
         (no_weights, "incomplete"),
         (evil, "leads out of its folder"),
-        (lambda folder: b"<html>log in first</html>", "not a sound zip"),
+        (lambda folder: b"<html>log in first</html>", "not a zip file"),
     ],
 )
 @pytest.mark.parametrize("before", [False, True], ids=["empty", "with an older version"])

@@ -127,7 +127,13 @@ class FakeWorker:
         if job.on_answer and not job.is_cancelled:
             job.on_answer(result)
         voxels = {value: int(np.count_nonzero(labels == value)) for value in numbering}
-        ran = {"seconds": "0.1", "device": "cpu", "precision": "fp32", "notes": ""}
+        ran = {
+            "seconds": "0.1",
+            "device": "cpu",
+            "precision": "fp32",
+            "notes": "",
+            "model": Path(self.asked[-1][1]).name,
+        }
         job.answer = Outcome(result, voxels, ran, None)
 
     def cancel(self, job):

@@ -16,6 +16,9 @@ import vtk
 sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wherever they are started from
 from panel_case import PanelCase, add_sample, module, segment_names, setUpModule  # noqa: E402, F401
 from UNetSegmentLib import package  # noqa: E402
+from UNetSegmentLib.errors import OutputError  # noqa: E402
+from UNetSegmentLib.panel import advice  # noqa: E402
+from UNetSegmentLib.scene import target  # noqa: E402
 
 
 def warp():
@@ -179,6 +182,55 @@ class OutputTest(PanelCase):
         node.GetSegmentation().GetNthSegment(0).SetTag("Segmentation.Status", "completed")
         self.wait_for(lambda: ui.outputHint.text, 5)
         self.assertEqual(ui.outputHint.text, f"Marked as completed, stays as it is: {segment_names(node)[0]}.")
+        self.apply()
+        card = self.panel._cards.shown[0].card
+        self.assertEqual([name for name, _ml in card.rows], segment_names(node)[1:])  # the other is not the model's
+        self.assertIn(f"left as it was: {segment_names(node)[0]}.", card.notes)
+        node.GetSegmentation().GetNthSegment(1).SetTag("Segmentation.Status", "completed")
+        self.wait_for(lambda: not ui.applyButton.enabled, 5)
+        self.assertIn("every structure is marked as completed", ui.outputHint.text)
+        with self.assertRaisesRegex(OutputError, "marked as completed"):
+            self.panel.logic.start(ui.inputSelector1.currentNode(), node)
+
+    def test_what_was_corrected_by_hand_is_not_lost_unasked(self):
+        before, advice.asks = advice.asks, lambda: True
+        self.addCleanup(setattr, advice, "asks", before)
+        ui = self.panel.ui
+        ui.inputSelector1.setCurrentNode(add_sample())
+        node = self.apply()
+        segment, name = node.GetSegmentation().GetNthSegment(0), segment_names(node)[0]
+        for _ in range(2):  # and the same again, for what was corrected after that
+            segment.SetTag("Segmentation.Status", "inprogress")  # as the Segment Editor does at the first stroke
+            self.wait_for(lambda: ui.outputHint.text, 5)
+            self.assertIn(f"Corrected since and would be replaced: {name}.", ui.outputHint.text)
+            done = len(self.panel._cards.shown)
+            ui.applyButton.click()
+            self.assertIsNone(self.panel._run)
+            self.assertIn("corrected by hand would be lost", ui.statusLabel.text)
+            self.assertEqual(ui.applyButton.text, "Segment anyway")
+            self.panel._advice._asked_at -= 1
+            self.apply()
+            self.assertEqual(len(self.panel._cards.shown), done + 1)
+            self.assertEqual(ui.outputHint.text, "")
+            self.assertEqual(target.status(segment), "notstarted")
+        self.apply()
+        self.assertEqual(len(self.panel._cards.shown), done + 2)
+
+    def test_what_another_model_made_and_what_a_region_leaves_out_is_told(self):
+        ui, panel = self.panel.ui, self.panel
+        ui.inputSelector1.setCurrentNode(add_sample())
+        node = self.apply()
+        self.assertEqual(ui.outputHint.text, "")
+        region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+        panel.onRegionAdded(region)
+        ui.regionSelector.setCurrentNode(region)
+        self.assertEqual(ui.outputHint.text, "Outside of 'box' these structures become empty.")
+        ui.regionSelector.setCurrentNode(None)
+        node.SetAttribute("UNetSegment.model", "another")
+        panel.refresh()
+        self.assertIn("not made by this model", ui.outputHint.text)
+        ui.outputSelector.setCurrentNode(None)
+        self.assertEqual(ui.outputHint.text, "")
 
     def test_a_region_that_misses_the_volume_is_said_under_apply(self):
         ui, volume = self.panel.ui, add_sample()

@@ -69,8 +69,15 @@ class ChooserTest(PanelCase):
             self.wait_for(lambda: not chooser.is_busy)
         self.assertIn("is ready", chooser.ui.chooserStatus.text)
         self.assertEqual(ui.modelSelector.currentData, "mine")
+        titles = [ui.modelSelector.itemText(n) for n in range(ui.modelSelector.count)]
+        self.assertEqual(len(set(titles)), len(titles))  # two models of one title can be told apart
+        self.assertTrue(chooser.item().title.endswith("· mine"), chooser.item().title)
+        self.assertEqual(chooser.item().anatomy, ", ".join(package.load("mine").manifest.raw["anatomy"]))
         chooser.ui.deleteButton.click()
         self.assertGreaterEqual(ui.modelSelector.findData("mine"), 0)  # the first click only asks
+        chooser.ui.deleteButton.click()
+        self.assertGreaterEqual(ui.modelSelector.findData("mine"), 0)  # a double click deletes nothing
+        chooser._asked_at -= 1
         chooser.ui.deleteButton.click()
         self.assertLess(ui.modelSelector.findData("mine"), 0)
         self.assertEqual(ui.modelSelector.currentData, module().DEFAULT_MODEL)
@@ -97,6 +104,7 @@ class ChooserTest(PanelCase):
         self.assertFalse(chooser.ui.useButton.enabled)
         self.assertFalse(ui.applyButton.enabled)
         chooser.ui.deleteButton.click()
+        chooser._asked_at -= 1
         chooser.ui.deleteButton.click()
         self.assertEqual(chooser.item().status, "ready")  # the one that ships
         ui.inputSelector1.setCurrentNode(add_sample())

@@ -61,6 +61,7 @@ def unpack(
         OutputError: The disk is full or the folder cannot be written.
         Cancelled: ``cancel`` said so. In all these cases nothing is left behind.
     """
+    _check_start(archive)
     try:
         with zipfile.ZipFile(archive) as file:
             entries = file.infolist()
@@ -95,6 +96,17 @@ def unpack(
         if error.filename == str(archive):
             raise PackageError(f"'{archive}' cannot be read ({error.strerror}).") from None
         raise PackageError(f"'{archive.name}' is not a sound zip file ({error.strerror or error}).") from None
+
+
+def _check_start(archive: Path) -> None:
+    """Tell what is something else altogether, as an image is, from a zip that was damaged on its way."""
+    try:
+        with archive.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise PackageError(f"'{archive}' cannot be read ({error.strerror}).") from None
+    if start and start[:2] != b"PK":  # an empty file may be what was left of a download
+        raise PackageError(f"'{archive.name}' is not a zip file; give the zip or the folder of a model.")
 
 
 def copy(

@@ -176,7 +176,7 @@ class Manifest:
     def summary(self) -> str:
         """One line for choosers: modality, number of structures, measured Dice, licence, and what it is not for."""
         count = len(self.segments)
-        parts = [" + ".join(f"{c.modality} {c.name}" for c in self.channels)]
+        parts = [" + ".join(c.described(c.name) for c in self.channels)]
         parts.append(f"{count} structure{'s' if count != 1 else ''}")
         dice = [f"{m['dice']:.2f}" for m in self.metrics if "dice" in m and m["label"] > 0]
         if 0 < len(dice) <= 4:

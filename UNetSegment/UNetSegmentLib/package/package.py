@@ -131,7 +131,9 @@ def load(source: str | os.PathLike[str]) -> Package:
         manifest = _manifest(schema.read_text(path))
     except OSError:
         raise PackageError(
-            f"'{folder}' is not a model package: {MANIFEST_PATH} is missing or cannot be read."
+            f"'{folder}' is not a model package: there is no {MANIFEST_PATH} that can be read, nor what a MONAI bundle "
+            "(configs/metadata.json, configs/inference.json) or a model of nnU-Net (plans.json, dataset.json) has; choose "
+            "the folder that holds them."
         ) from None
     except ValueError as error:
         raise PackageError(f"The model in '{folder}' cannot be read: {MANIFEST_PATH} {error}.") from None

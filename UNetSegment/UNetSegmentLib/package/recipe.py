@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,13 @@ class Channel:
     normalization: Normalization
     title: str = ""
     modality: str = "OT"
+
+    def described(self, name: str) -> str:
+        """Modality and ``name``, its own or its title: ``MR T1``; just the name where it tells the modality: ``CT``, ``MRI``."""
+        words = re.findall(r"[a-z0-9]+", name.lower())
+        starts = {"PT": ("pt", "pet")}.get(self.modality, (self.modality.lower(),))
+        told = self.modality == "OT" or any(word.startswith(starts) for word in words)
+        return name if told else f"{self.modality} {name}"
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def get(
             with _undone(found):
                 _check_promise(entry, found)
                 remarks = _replaced(entry.name)
-                loaded = _install(entry.name, root, stage, origin, progress)
+                loaded = _install(entry.name, root, found, stage, origin, progress)
         except Cancelled:  # the zip stays for the next time, as a part does
             raise
         except BaseException:
@@ -182,7 +182,7 @@ def import_(
         origin["version"] = found.manifest.version
         with _undone(found), locked(cache_folder() / "locks" / f"{name}.lock", cancel):
             remarks = _replaced(name)
-            loaded = _install(name, root, stage, origin, progress)
+            loaded = _install(name, root, found, stage, origin, progress)
             return Outcome(name, found.manifest.version, loaded, tuple(remarks))
 
 
@@ -269,12 +269,20 @@ def _fetch(entry: Entry, zipped: Path, known: dict[str, str], how: dict[str, Any
         ) from None
 
 
-def _install(name: str, root: Path, stage: Path, origin: dict[str, Any], progress: Tell | None) -> Package:
-    """Move the proven model at ``root`` to its place; where one was, it comes back if anything fails."""
+def _install(
+    name: str, root: Path, found: Package, stage: Path, origin: dict[str, Any], progress: Tell | None
+) -> Package:
+    """Move the model at ``root``, which is what its manifest says, to its place; where one was, it comes back if anything fails."""
     arrival.check_name(name)
     if progress is not None:
         progress(Progress("check", 0, None, "Checking the model"))
     files = records.facts(root)
+    if found.root == root.resolve():  # what was converted has just been read
+        for promised in found.manifest.files.values():
+            if files[promised.path] != [promised.size, promised.sha256]:
+                raise PackageError(
+                    f"Model '{name}' is damaged: the checksum of {promised.path} is wrong; copy or fetch it again."
+                )
     size = sum(size for size, _ in files.values())
     record = {**origin, "time": records.now(), "size": size, "files": files}
     target, before = cache_folder() / "models" / name, stage / "before" / name

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 if TYPE_CHECKING:
     from ..predict.reports import InputWarning
@@ -34,6 +35,7 @@ class Advice:
         self._about: tuple = ()
         self._warnings: tuple[InputWarning, ...] = ()
         self._seen: tuple = ()
+        self._is_outdated = False
         self._asked: tuple = ()
         self._asked_at = 0.0
         self._agreed: set[tuple] = set()
@@ -48,18 +50,18 @@ class Advice:
         if now != self._seen and None not in now:
             self._seen = now
             self._timer.start()
-        if self._asked and self._asked != now:  # the question went with the choice
+        if self._asked and self._asked != self._subject():  # the question went with the choice
             self._asked = ()
             self._panel.say("")
         return self._warnings if now == self._about else ()
 
     def take(self, warnings: list[InputWarning]) -> None:
         """A run says what looks wrong."""
-        self._about, self._warnings = self._choices(), tuple(warnings)
+        self._about, self._warnings, self._is_outdated = self._choices(), tuple(warnings), False
 
     def outdate(self) -> None:
-        """The chosen volumes are not what they were: look at them again."""
-        self._about, self._seen = (), ()
+        """The chosen volumes are not what they were: look at them again; until then, what was seen stays."""
+        self._is_outdated, self._seen = True, ()
 
     def forget(self) -> None:
         """Look at everything again: a run begins."""
@@ -78,19 +80,29 @@ class Advice:
     @property
     def is_asking(self) -> bool:
         """Whether the user was asked about the present choices, and has not answered."""
-        return bool(self._asked) and self._asked == self._choices()
+        return bool(self._asked) and self._asked == self._subject()
+
+    @property
+    def question(self) -> str:
+        """What the user is asked."""
+        if self._panel.corrected():
+            return _("What was corrected by hand would be lost: see above. Segment anyway?")
+        return _("This will probably not work: see above. Segment anyway?")
 
     def agreed(self) -> bool:
-        """Whether the present choices may be run: nothing severe is wrong with them, or the user wants it all the same.
+        """Whether the present choices may be run: nothing severe is wrong with them and no correction is lost, or the user wants it
+        all the same.
 
-        The first time it is no; asked once more for the same choices, as by a second click, it is yes, and stays it.
+        The first time it is no; asked once more for the same choices, as by a second click, it is yes, and stays it, but for
+        what is corrected later.
         """
-        now = self._choices()
+        now, subject = self._choices(), self._subject()
         self.look()
-        if not self._doubts() or now in self._agreed or not asks():
+        doubtful = bool(self._doubts()) and now not in self._agreed
+        if not (doubtful or self._panel.corrected()) or not asks():
             return True
         if not self.is_asking:
-            self._asked, self._asked_at = now, time.monotonic()
+            self._asked, self._asked_at = subject, time.monotonic()
         elif time.monotonic() - self._asked_at > READING:
             self._agreed.add(now)
             return True
@@ -104,15 +116,21 @@ class Advice:
     def look(self) -> None:
         """Look at the chosen volumes now."""
         panel, now = self._panel, self._choices()
-        if panel.isRunning or not now or None in now or now == self._about:
+        if panel.isRunning or not now or None in now or (now == self._about and not self._is_outdated):
             return
+        before = self._warnings if now == self._about else ()
         self._about, self._warnings = now, tuple(panel.logic.check(panel.inputs(), now[0]))
-        if self._warnings:
+        self._is_outdated = False
+        if self._warnings != before:
             panel.refresh()
 
     def stop(self) -> None:
         """The panel goes."""
         self._timer.stop()
+
+    def _subject(self) -> tuple:
+        """What the user is asked about: the choices, and what was corrected by hand."""
+        return (self._choices(), *self._panel.corrected()) if self._panel.isConnected else ()
 
     def _choices(self) -> tuple:
         panel = self._panel

@@ -58,8 +58,9 @@ class ChosenModel:
         self.known = state.installed_models()
         selector.blockSignals(True)
         selector.clear()
-        for name, (manifest, _problem) in self.known.items():
-            selector.addItem(manifest.title if manifest else name, name)
+        titles = {name: manifest.title if manifest else name for name, (manifest, _problem) in self.known.items()}
+        for name, title in state.distinct(titles).items():
+            selector.addItem(title, name)
         index = selector.findData(chosen or self._missing)
         selector.setCurrentIndex(index if self._missing else max(index, 0))
         selector.blockSignals(False)

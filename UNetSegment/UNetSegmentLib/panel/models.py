@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from slicer.i18n import tr as _
 from ..errors import Cancelled, UNetSegmentError
 from ..package.archive import size_text
 from . import shelf
+from .advice import READING
 from .catalogs import Catalogs
 from .errand import Errand, Work
 from .lookout import Lookout
@@ -42,6 +44,7 @@ class ModelChooser:
         self._items: list[shelf.Item] = []
         self._lookout = Lookout(self._ended, self._told)
         self._asked: tuple[str, str] = ("", "")
+        self._asked_at = 0.0
         self.dialog = qt.QDialog(slicer.util.mainWindow())
         self.dialog.setWindowTitle(_("Models"))
         self.dialog.setModal(False)
@@ -174,10 +177,12 @@ class ModelChooser:
         if item is None or not item.can_get:
             return
         if self._asked != ("get", item.name):
-            self._asked = ("get", item.name)
+            self._ask(("get", item.name))
             self.ui.cardBrowser.setHtml(shelf.licence(item, _))
             self._say(_("Read the licence; press Accept and get to fetch the model."))
             self._buttons()
+            return
+        if self._is_double_click():
             return
         from ..package import store
 
@@ -221,12 +226,21 @@ class ModelChooser:
 
     def _confirmed(self, what: tuple[str, str], words: str) -> bool:
         if self._asked == what:
+            if self._is_double_click():
+                return False
             self._asked = ("", "")
             return True
-        self._asked = what
+        self._ask(what)
         self._say(words)
         self._buttons()
         return False
+
+    def _ask(self, what: tuple[str, str]) -> None:
+        self._asked, self._asked_at = what, time.monotonic()
+
+    def _is_double_click(self) -> bool:
+        """Whether the answer comes too soon to be one: nobody has read the question."""
+        return time.monotonic() - self._asked_at < READING
 
     def _delete(self, work: Callable[[], int]) -> None:
         try:

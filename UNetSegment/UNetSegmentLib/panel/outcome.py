@@ -22,7 +22,7 @@ class Card:
 
     Args:
         title: Of the section: time, volume and model, short enough for a narrow panel.
-        line: Seconds and device.
+        line: Model, seconds and device.
         rows: Each structure with its millilitres.
         warnings: Sentences about the inputs.
         notes: What the engine has to say, in sentences.
@@ -66,11 +66,12 @@ def card(
     tr: Callable[[str], str] = lambda text: text,
 ) -> Card:
     """The card of a run of ``model`` on ``volume`` that ended at ``clock``."""
-    seconds = tr("{seconds:.1f} s").format(seconds=float(provenance["seconds"]))
+    taken = float(provenance["seconds"])
+    seconds = tr("under 0.1 s") if taken < 0.1 else tr("{seconds:.1f} s").format(seconds=taken)
     title = " · ".join(filter(None, [clock, f"{volume} → {model.split(' (')[0]}"]))
     return Card(
         title=title,
-        line=" · ".join(filter(None, [seconds, state.where(provenance)])),
+        line=" · ".join(filter(None, [model, seconds, state.where(provenance)])),
         rows=tuple((label.name, millilitres(volumes_ml[label.value])) for label in labels),
         warnings=tuple(warning.short for warning in warnings),
         notes=provenance.get("notes", ""),

@@ -172,6 +172,15 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _kept(self) -> set[int] | None:
         return structures.wanted(self._parameterNode.structures, self.model.name, self.model.manifest)
 
+    def _written(self) -> list[str]:
+        """Names of the structures that a run writes."""
+        manifest, kept = self.model.manifest, self._kept()
+        return [s.name for s in manifest.segments if kept is None or s.value in kept] if manifest else []
+
+    def corrected(self) -> list[str]:
+        """The structures that were corrected by hand, and that a run would replace."""
+        return self.logic.corrected(self._parameterNode.outputSegmentation, self._written())
+
     @property
     def region(self) -> Any:
         """The region of interest; None for the whole volume."""
@@ -202,8 +211,9 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._saidOf not in (None, self._choices()):
             self.say("")
         kept = self._kept()
-        written = [s.name for s in manifest.segments if kept is None or s.value in kept] if manifest else []
+        written, output = self._written(), parameters.outputSegmentation
         names = [node.GetName() if node else None for node in self.inputs()]
+        title = manifest.name if manifest else ""
         ran, expected, region = self.ready.ran, self.expected.words(), self.region.GetName() if self.region else ""
         plan = state.plan_line(ran, self.ui.deviceSelector.currentText, expected, region, _)
         view = state.view(
@@ -214,8 +224,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             folds=parameters.folds,
             warnings=self._advice.warnings(),
             asking=self._advice.is_asking,
-            obstacles={} if self._run else self.logic.obstacles(volume, parameters.outputSegmentation, self.region),
-            output_note="" if self._run else self.logic.targetNote(volume, parameters.outputSegmentation, written),
+            obstacles={} if self._run else self.logic.obstacles(volume, output, self.region, written),
+            output_note="" if self._run else self.logic.targetNote(volume, output, written, title, self.region),
             has_volumes=volume is not None or bool(self._volumes.there()),
         )
         binding.show(self.ui, view, self._shown)
@@ -291,7 +301,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._advice.is_refused:  # said where it belongs
             return
         if not agreed:
-            self.say(_("This will probably not work: see above. Segment anyway?"))
+            self.say(self._advice.question)
             self.refresh()
             return
         self._cancel, self._began = False, time.monotonic()
@@ -381,7 +391,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.onApplyButton()
             return
         if isinstance(error, Cancelled):
-            self.say(_("Cancelled; the scene is as it was."))
+            is_closed = self._under is not None and self._under[1].GetScene() is None
+            self.say(_("Stopped: the scene was closed.") if is_closed else _("Cancelled; the scene is as it was."))
         elif isinstance(error, UNetSegmentError):
             self.say(str(error))
         else:

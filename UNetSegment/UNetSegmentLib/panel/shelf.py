@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from zlib import crc32
 from .. import package
 from ..errors import UNetSegmentError
 from ..package.archive import size_text
+from . import state
 
 if TYPE_CHECKING:
     from ..package import Manifest
@@ -103,6 +104,8 @@ def read() -> tuple[list[Item], list[str]]:
     except UNetSegmentError as error:  # no catalog: the models that are here can be used all the same
         remarks.append(str(error))
     here = [_installed(name, folder, entries.get(name)) for name, folder in store.installed().items()]
+    titles = state.distinct({item.name: item.title for item in here})
+    here = [replace(item, title=titles[item.name]) for item in here]
     names = {item.name for item in here}
     there = [_offered(entry) for entry in entries.values() if entry.name not in names]
     order = {GET: 0, REFUSED: 1}
@@ -132,7 +135,9 @@ def _installed(name: str, folder: Any, entry: Entry | None) -> Item:
     return Item(
         name=name,
         title=manifest.title if manifest else name,
-        anatomy=", ".join(entry.raw.get("anatomy", [])) if entry else "",
+        anatomy=", ".join(
+            entry.raw.get("anatomy", []) if entry else manifest.raw.get("anatomy", []) if manifest else []
+        ),
         modality=modality or ("+".join(entry.modality) if entry else ""),
         status=status,
         problem=problem,
@@ -224,7 +229,7 @@ def _facts(item: Item, tr: Translate, expected: str) -> list[tuple[str, str]]:
     entry, manifest = item.entry, item.manifest
     if manifest is not None:
         labels = [label.name for label in manifest.segments]
-        channels = [f"{c.modality} {c.title or c.name}" for c in manifest.channels]
+        channels = [c.described(c.title or c.name) for c in manifest.channels]
         terms = manifest.raw["licence"]
         cited = manifest.raw.get("citation", [])
     else:

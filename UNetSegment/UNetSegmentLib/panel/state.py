@@ -5,6 +5,7 @@ No Qt and no scene here: every text and every enabled button can be tested witho
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -32,6 +33,12 @@ def installed_models() -> dict[str, tuple[Manifest | None, str]]:
         except UNetSegmentError as error:
             found[name] = None, str(error)
     return found
+
+
+def distinct(titles: Mapping[str, str]) -> dict[str, str]:
+    """The titles of models by name, with the name added where several share one: ``Liver · liver-ct-2``."""
+    counts = Counter(titles.values())
+    return {name: f"{title} · {name}" if counts[title] > 1 else title for name, title in titles.items()}
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def view(
     """
     obstacles = obstacles or {}
     rows, missing = _rows(manifest, chosen, tr, has_volumes)
-    rows = _warned(rows, manifest, [warning for warning in warnings if warning.code != "model"])
+    rows = _warned(rows, manifest, chosen, [warning for warning in warnings if warning.code != "model"])
     model_problem = model_problem or next((w.message for w in warnings if w.code == "model"), "")
     problem = model_problem or (tr("Choose a model.") if manifest is None else "")
     if manifest is not None and len(manifest.channels) > MAX_INPUTS:
@@ -192,7 +199,10 @@ def _rows(
 
 
 def _warned(
-    rows: tuple[InputRow, ...], manifest: Manifest | None, warnings: Sequence[InputWarning]
+    rows: tuple[InputRow, ...],
+    manifest: Manifest | None,
+    chosen: Sequence[str | None],
+    warnings: Sequence[InputWarning],
 ) -> tuple[InputRow, ...]:
     """The rows with each warning under the input it concerns; what concerns all of them stands under the last, at the end."""
     names = [channel.name for channel in manifest.channels[:MAX_INPUTS]] if manifest else []
@@ -200,9 +210,15 @@ def _warned(
     for warning in sorted(warnings, key=lambda warning: warning.channel not in names):
         index = names.index(warning.channel) if warning.channel in names else len(names) - 1
         if index >= 0:
-            words = "\n".join(filter(None, [rows_[index].hint, warning.short]))
-            rows_[index] = replace(rows_[index], hint=words)
+            words = warning.short if warning.stops else f"! {_below(warning.short, chosen[index : index + 1])}"
+            rows_[index] = replace(rows_[index], hint="\n".join(filter(None, [rows_[index].hint, words])))
     return tuple(rows_)
+
+
+def _below(words: str, name: Sequence[str | None]) -> str:
+    """A sentence about a volume, under the selector that shows its name already."""
+    rest = words.removeprefix(f"Volume '{name[0]}' ") if name else words
+    return rest[:1].upper() + rest[1:]
 
 
 def plan_line(
@@ -238,9 +254,11 @@ def plan_tip(ran: Mapping[str, str] | None, expected: str, tr: Callable[[str], s
 
 
 def about(seconds: float, tr: Callable[[str], str] = lambda text: text) -> str:
-    """A forecast in words, as exact as it is: ``about 3 s``, ``about 40 s``, ``about 4 min``, ``about 2 h``."""
+    """A forecast in words, as exact as it is: ``under 1 s``, ``about 3 s``, ``about 40 s``, ``about 4 min``, ``about 2 h``."""
+    if seconds < 0.75:
+        return tr("under 1 s")
     if seconds < 10:
-        return tr("about {count} s").format(count=max(round(seconds), 1))
+        return tr("about {count} s").format(count=round(seconds))
     if seconds < 57.5:
         return tr("about {count} s").format(count=5 * round(seconds / 5))
     if seconds < 3570:

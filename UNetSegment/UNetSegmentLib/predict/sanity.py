@@ -193,12 +193,12 @@ def _modality(given: _Input, known: TrainedOn, index: int) -> Iterator[InputWarn
         air = "air at about -1000" if looks.is_ct() else "soft tissue at about 1050, stored without the offset of -1024"
         yield given.warn(
             f"ct_for_{kind.lower()}",
-            f"looks like a CT ({air}) but the model expects {_NAMES[kind]} for {given.channel.name}, so the result may "
-            "mean nothing",
+            f"looks like a CT ({air}) but the model expects {_NAMES[kind]} for '{given.channel.name}', so the result "
+            "may mean nothing",
         )
 
 
-_NAMES = {"MR": "MR", "PT": "PET", "US": "ultrasound"}
+_NAMES = {"MR": "an MR image", "PT": "a PET image", "US": "an ultrasound image"}
 
 
 def _hounsfield(given: _Input, known: TrainedOn, index: int) -> Iterator[InputWarning]:

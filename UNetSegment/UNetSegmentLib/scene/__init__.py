@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..later import names
 from .read import world_volume
 from .region import region_box
-from .target import check_present, check_target, holds_segments, made_from, target_note
+from .target import check_present, check_target, corrected, holds_segments, made_from, target_note
 
 if TYPE_CHECKING:
     from .frames import FrameRun, frame_count
@@ -18,6 +18,7 @@ __all__ = [
     "Run",
     "check_present",
     "check_target",
+    "corrected",
     "frame_count",
     "holds_segments",
     "kept_labels",

@@ -38,9 +38,16 @@ def world_volume(node: Any) -> Volume:
     array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
     parent = parent_matrix(node)
     try:
-        grid = Grid(array.shape[::-1], local_matrix(node)).transformed(parent)
+        own = Grid(array.shape[::-1], local_matrix(node))
     except InputError as error:
         raise InputError(f"Volume '{name}': {error}") from None
+    try:
+        grid = own.transformed(parent)
+    except InputError:
+        raise InputError(
+            f"Volume '{name}' is under the transform '{node.GetParentTransformNode().GetName()}', which shears or flattens "
+            "it; correct the transform, or take the volume out of it."
+        ) from None
     return Volume(array.transpose(2, 1, 0)[None], grid, (name,))
 
 

@@ -19,7 +19,7 @@ from ..predict.reports import InputWarning
 from ..volume import LabelMap
 from ..worker import Outcome, Worker
 from .read import world_volume
-from .target import check_present, check_target
+from .target import check_present, check_target, completed
 from .write import discard, new_layer, write_segmentation
 
 GROWING = 20
@@ -107,8 +107,8 @@ class Run:
         volumes = [world_volume(node) for node in self._nodes]
         if not volumes:
             raise InputError("No volume is chosen; choose one first.")
-        check_target(target, self._nodes[0])
         self._labels = kept_labels(model.manifest, keep)
+        check_target(target, self._nodes[0], [label.name for label in self._labels])
         numbering = {0: 0} | {label.value: 0 for label in model.manifest.labels}
         numbering |= {label.value: index for index, label in enumerate(self._labels, start=1)}
         self._grid = volumes[0].grid
@@ -189,11 +189,15 @@ class Run:
             if self._grown is not None:
                 self._redraw()
             target = self._target if self._grown is None else self._grown
+            left = completed(target, [label.name for label in self._labels])
             node = self._put(target, outcome.provenance, last=True)
         except Exception as error:
             self._fail(for_the_user(error))
             return
         ml = self._grid.voxel_volume_ml
-        volumes = {label.value: outcome.voxels.get(label.value, 0) * ml for label in self._labels}
+        written = tuple(label for label in self._labels if label.name not in left)
+        volumes = {label.value: outcome.voxels.get(label.value, 0) * ml for label in written}
+        told = f"Marked as completed, left as it was: {', '.join(left)}." if left else ""
+        notes = " ".join(filter(None, [outcome.provenance.get("notes", ""), told]))
         if self._on_done is not None:
-            self._on_done(Result(node, self._labels, volumes, outcome.provenance, self._warnings))
+            self._on_done(Result(node, written, volumes, {**outcome.provenance, "notes": notes}, self._warnings))

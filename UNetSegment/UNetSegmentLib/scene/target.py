@@ -10,12 +10,22 @@ import vtk
 
 from ..errors import InputError, OutputError
 
+ATTRIBUTE = "UNetSegment."
+"""Before the names of a node's attributes that tell how it was made."""
+STATUS = "Segmentation.Status"
+"""The tag in which the Segment Editor keeps how far a segment is."""
 
-def check_target(node: Any, reference: Any) -> None:
+
+def check_target(node: Any, reference: Any, names: Collection[str] = ()) -> None:
     """Refuse a segmentation node that a result for ``reference`` cannot be written to; None is a new one.
 
+    Args:
+        node: vtkMRMLSegmentationNode.
+        reference: The vtkMRMLScalarVolumeNode that is segmented.
+        names: Of the structures that will be written.
+
     Raises:
-        OutputError: It is under another transform, or its segments hold no labelmaps.
+        OutputError: It is under another transform, its segments hold no labelmaps, or all of ``names`` are completed.
     """
     if not holds_segments(node):
         return
@@ -29,6 +39,11 @@ def check_target(node: Any, reference: Any) -> None:
             f"Segmentation '{node.GetName()}' is stored as surfaces, not as labelmaps; choose a new segmentation, "
             "or make binary labelmap its source representation in the Segmentations module."
         )
+    if names and len(completed(node, names)) == len(names):
+        raise OutputError(
+            f"In segmentation '{node.GetName()}' every structure is marked as completed, so that nothing would be written; "
+            "choose a new segmentation, or change their status in the Segment Editor."
+        )
 
 
 def check_present(*nodes: Any) -> None:
@@ -39,7 +54,7 @@ def check_present(*nodes: Any) -> None:
     """
     for node in nodes:
         if node is not None and node.GetScene() is None:
-            raise InputError(f"'{node.GetName()}' was removed while it was being segmented; nothing was written.")
+            raise InputError(f"'{node.GetName()}' was removed from the scene during the run; nothing was written.")
 
 
 def holds_segments(node: Any) -> bool:
@@ -52,7 +67,14 @@ def made_from(node: Any) -> Any:
     return node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
 
 
-def target_note(node: Any, reference: Any, names: Collection[str], tr: Callable[[str], str] = lambda text: text) -> str:
+def target_note(
+    node: Any,
+    reference: Any,
+    names: Collection[str],
+    tr: Callable[[str], str] = lambda text: text,
+    model: str = "",
+    region: str = "",
+) -> str:
     """What a user may not expect of writing to a segmentation that exists; empty where there is nothing.
 
     Args:
@@ -60,31 +82,56 @@ def target_note(node: Any, reference: Any, names: Collection[str], tr: Callable[
         reference: The vtkMRMLScalarVolumeNode that will be segmented.
         names: Of the structures that will be written.
         tr: Translates a text.
+        model: Name of the model that will write them.
+        region: Name of the region of interest; empty for the whole volume.
     """
     if node is None:
         return ""
-    segmentation = node.GetSegmentation()
-    segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
-    by_name = {segment.GetName(): segment for segment in reversed(segments)}  # the first of a name is written to
-    found = [name for name in names if name in by_name]
-    kept = [name for name in found if is_completed(by_name[name])]
+    kept, mended = completed(node, names), corrected(node, names)
+    replaced = [name for name in _segments(node, names) if name not in kept]
     source, parts = made_from(node), []
-    if source is not None and source is not reference and len(kept) < len(found):
-        parts.append(
-            tr("It was made from '{source}': what it has of the same structures is replaced.").format(
-                source=source.GetName()
-            )
+    if mended:
+        words = tr(
+            "Corrected since and would be replaced: {names}. To keep it, mark it as completed in the Segment Editor."
         )
+        parts.append(words.format(names=", ".join(mended)))
+    if replaced and source is not None and source is not reference:
+        words = tr("It was made from '{source}': what it has of the same structures is replaced.")
+        parts.append(words.format(source=source.GetName()))
+    elif replaced and model and node.GetAttribute(ATTRIBUTE + "model") != model:
+        parts.append(tr("It was not made by this model: what it has of the same structures is replaced."))
+    if replaced and region:
+        parts.append(tr("Outside of '{region}' these structures become empty.").format(region=region))
     if kept:
         parts.append(tr("Marked as completed, stays as it is: {names}.").format(names=", ".join(kept)))
     return " ".join(parts)
 
 
-def is_completed(segment: Any) -> bool:
-    """Whether the user marked a segment as completed."""
+def completed(node: Any, names: Collection[str]) -> list[str]:
+    """Those of ``names`` whose segment the user marked as completed: a result leaves them as they are."""
+    return [name for name, segment in _segments(node, names).items() if status(segment) == "completed"]
+
+
+def corrected(node: Any, names: Collection[str]) -> list[str]:
+    """Those of ``names`` whose segment was worked on since it was written: the Segment Editor notes so at the first stroke."""
+    worked_on = ("inprogress", "flagged")
+    return [name for name, segment in _segments(node, names).items() if status(segment) in worked_on]
+
+
+def status(segment: Any) -> str:
+    """How far a segment is for the user, in the Segment Editor's words: ``completed``; empty where nothing is noted."""
     text = vtk.reference("")
-    found = segment.GetTag("Segmentation.Status", text)
-    return bool(found) and str(text) == "completed"
+    return str(text) if segment.GetTag(STATUS, text) else ""
+
+
+def _segments(node: Any, names: Collection[str]) -> dict[str, Any]:
+    """The segments of a node with these names; of several with one name the first, to which a result is written."""
+    if node is None:
+        return {}
+    segmentation = node.GetSegmentation()
+    segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
+    by_name = {segment.GetName(): segment for segment in reversed(segments)}
+    return {name: by_name[name] for name in names if name in by_name}
 
 
 def find_segment(segmentation: Any, name: str) -> str | None:

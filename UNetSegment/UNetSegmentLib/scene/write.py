@@ -12,10 +12,9 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from ..labels import Label
 from ..volume import LabelMap
-from .target import binary, check_target, find_segment, is_completed
+from .target import ATTRIBUTE, STATUS, binary, check_target, find_segment, status
 
 LABEL_TAG = "UNetSegment.Label"
-ATTRIBUTE = "UNetSegment."
 
 
 def write_segmentation(
@@ -128,7 +127,8 @@ def _put(
     segment_id = find_segment(segmentation, label.name)
     if segment_id is not None:
         segment = segmentation.GetSegment(segment_id)
-        if is_completed(segment):
+        marked = status(segment)
+        if marked == "completed":
             return None
         before = segment.GetRepresentation(binary()), segment.GetLabelValue()
         if before[0] is layer and before[1] == voxel_value:  # shown while it was being filled
@@ -136,10 +136,14 @@ def _put(
             return None
 
         def restore() -> None:
+            if marked:
+                segment.SetTag(STATUS, marked)
             segment.SetLabelValue(before[1])
             segment.AddRepresentation(binary(), before[0])
 
         undo.append(restore)
+        if marked:  # nobody worked on what is written now
+            segment.SetTag(STATUS, "notstarted")
         segment.RemoveRepresentation(_surface())
         segment.SetTag(LABEL_TAG, str(label.value))
         segment.SetLabelValue(voxel_value)

@@ -346,4 +346,4 @@ class Worker:
 
 
 def _words(what: str) -> str:
-    return f"{what}; it was ended. Press Apply to start a fresh one."
+    return f"{what}; press Apply to start a fresh one."

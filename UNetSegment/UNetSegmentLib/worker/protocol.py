@@ -51,6 +51,9 @@ def decode(line: bytes) -> dict[str, Any]:
 
 def describe_error(error: BaseException) -> dict[str, Any]:
     """An error as JSON; those written for the user keep their class and sentence."""
+    if isinstance(error, MemoryError):
+        words = "There is not enough memory for an image of this size; choose a region of interest, or crop the volume first."
+        error = errors.BackendError(words)
     kind = type(error).__name__ if isinstance(error, errors.UNetSegmentError) else INTERNAL
     text = str(error) if kind != INTERNAL else f"{type(error).__name__}: {error}"
     return {"code": -32000, "message": text, "data": {"kind": kind}}
