@@ -9,14 +9,10 @@ from UNetSegmentLib import io, package
 from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.predict.interpolate import Lerp
-from UNetSegmentLib.volume import Grid, Reorientation, Volume
+from UNetSegmentLib.volume import Grid, Reorientation, Volume, dice
 
 SAMPLE = Path(__file__).resolve().parents[2] / "Resources" / "SampleData" / "hippocampus"
 pytestmark = pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
-
-
-def dice(a, b):
-    return 2 * np.count_nonzero(a & b) / max(np.count_nonzero(a) + np.count_nonzero(b), 1)
 
 
 @pytest.fixture(scope="module")

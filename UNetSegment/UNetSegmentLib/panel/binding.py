@@ -7,20 +7,21 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from .state import PanelView
+from .state import MAX_INPUTS, PanelView
 
 CHOICES = (
-    *("modelSelector", "outputSelector", "deviceSelector", "modeSelector", "foldsSelector", "show3DCheckBox"),
-    *("regionSelector", "everyFrameCheckBox"),
-    *("checkupButton", "structuresList", "structuresAllButton", "structuresNoneButton"),
-)
+    "modelSelector", "outputSelector", "deviceSelector", "modeSelector", "foldsSelector", "show3DCheckBox",
+    "regionSelector", "everyFrameCheckBox", "checkupButton", "structuresList", "structuresAllButton",
+    "structuresNoneButton",
+)  # fmt: skip
 """What cannot be changed while a segmentation is under way."""
 
 
 def fill(ui: Any) -> None:
     """List what there is to choose from, whatever the model."""
-    hints = (*(getattr(ui, f"inputHint{n}") for n in range(1, 5)), ui.modelHint, ui.outputHint, ui.applyHint)
-    for label in (*hints, ui.installHint, ui.statusLabel):
+    hints = [getattr(ui, f"inputHint{n}") for n in range(1, MAX_INPUTS + 1)]
+    hints += [ui.modelHint, ui.outputHint, ui.applyHint, ui.installHint, ui.statusLabel]
+    for label in hints:
         label.setMinimumWidth(1)  # else the longest word, such as the name of a DICOM series, would widen the panel
     for text, device in ((_("Automatic"), "auto"), (_("CPU"), "cpu"), (_("GPU (NVIDIA)"), "cuda")):
         ui.deviceSelector.addItem(text, device)

@@ -6,7 +6,6 @@ swapped: the labels must be the same each time. No Qt here: whoever polls the wo
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -19,7 +18,7 @@ import numpy as np
 from .. import __version__
 from ..errors import UNetSegmentError
 from ..package import Package
-from ..volume import Grid, Volume
+from ..volume import Grid, Volume, dice
 from ..worker import Outcome, Worker
 
 LEAST_DICE = 0.8
@@ -86,7 +85,7 @@ class Checkup:
         if self._plain is None:
             self._plain, self._ran = labels, dict(outcome.provenance)
             self._tell(bool(labels.any()), f"{name}: {took:.2f} s, {np.count_nonzero(labels)} voxels labelled")
-            self._dice(labels)
+            self._compare(labels)
             proof = self._ran.get("reference_dice", "")
             self._tell(
                 True, f"proof of the model's own answer: {f'Dice {proof}' if proof else 'not needed as trained'}"
@@ -100,11 +99,11 @@ class Checkup:
         else:
             self._finish()
 
-    def _dice(self, labels: np.ndarray) -> None:
+    def _compare(self, labels: np.ndarray) -> None:
         for label in self._model.manifest.segments:
-            mine, truth = labels == label.value, self._expert == label.value
-            dice = 2 * np.count_nonzero(mine & truth) / max(np.count_nonzero(mine) + np.count_nonzero(truth), 1)
-            self._tell(dice >= LEAST_DICE, f"{label.name}: Dice {dice:.3f} against the expert, at least {LEAST_DICE}")
+            overlap = dice(labels == label.value, self._expert == label.value)
+            words = f"{label.name}: Dice {overlap:.3f} against the expert, at least {LEAST_DICE}"
+            self._tell(overlap >= LEAST_DICE, words)
 
     def _stop(self, error: UNetSegmentError) -> None:
         self._tell(False, f"{self._poses[self._next][0]}: {error}")
@@ -165,8 +164,7 @@ def report(lines: Sequence[str], model: Package, ran: dict[str, str], host: str,
         "processors": str(os.cpu_count()),
         **{name: version for name, version in versions.items() if version},
         "model": f"{model.manifest.name} {model.manifest.version} ({model.content_hash[:12]})",
-        **{key: ran[key] for key in ("backend", "device", "precision", "mode", "seconds", "notes") if ran.get(key)},
-        "options": json.dumps(json.loads(ran["options"]), sort_keys=True) if _is_json(ran.get("options")) else "",
+        **{key: ran.get(key, "") for key in ("backend", "device", "precision", "mode", "seconds", "notes", "options")},
     }
     failed = sum("FAILED" in line for line in lines)
     head = f"UNetSegment self-test: {'all well' if not failed else f'{failed} of {len(lines)} checks failed'}"
@@ -179,11 +177,3 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def _is_json(text: str | None) -> bool:
-    try:
-        json.loads(text or "")
-    except ValueError:
-        return False
-    return True

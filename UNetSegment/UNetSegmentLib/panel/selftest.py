@@ -42,8 +42,12 @@ class SelfTest:
         panel = self._panel
         try:
             panel._run = Checkup(
-                *(panel.logic.worker(), model, *sample, {"device": device, "mode": "auto"}),
-                *(self._progress, self._done),
+                panel.logic.worker(),
+                model,
+                *sample,
+                options={"device": device, "mode": "auto"},
+                on_progress=self._progress,
+                on_done=self._done,
                 host=f"{slicer.app.applicationName} {slicer.app.applicationVersion}",
             )
         except Exception as error:

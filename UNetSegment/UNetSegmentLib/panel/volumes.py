@@ -12,6 +12,7 @@ from slicer.util import VTKObservationMixin
 
 from ..package import Manifest
 from .guess import guess
+from .state import MAX_INPUTS
 
 DELAY_MS = 200
 """A node must rest this long before it is looked at again."""
@@ -49,7 +50,7 @@ class Volumes(VTKObservationMixin):
 
         What the user chose stays; what was taken by itself makes way where names tell better.
         """
-        channels = manifest.channels[:4] if manifest is not None else ()
+        channels = manifest.channels[:MAX_INPUTS] if manifest is not None else ()
         inputs = [f"input{n}" for n in range(1, max(len(channels), 1) + 1)]
         chosen = [getattr(parameters, name) for name in inputs]
         if len(channels) > 1 and None in chosen:

@@ -35,6 +35,8 @@ HANDING_OVER = "unetsegment-hand-over"
 _CRASHED = "exit abnormally"
 """In the last words of Slicer's launcher, which ends with code 1, where a signal ended the worker behind it."""
 _UNREADABLE = "The worker sent something that cannot be read"
+_STOPPED = "The worker was stopped; nothing was changed."
+_NEXT = "The next run starts a fresh one."
 
 
 class Worker:
@@ -184,7 +186,7 @@ class Worker:
             raise job.error
         return job.result
 
-    def stop(self, words: str = "The worker was stopped; nothing was changed.") -> None:
+    def stop(self, words: str = _STOPPED) -> None:
         """End the process and everything it started; jobs under way end with an error."""
         with self._sending:
             process, self._process = self._process, None
@@ -293,7 +295,7 @@ class Worker:
             self._finish(job, error=error)
 
     def _broken(self, what: str) -> None:
-        self.stop(_words(what))
+        self.stop(f"{what}; it was ended. {_NEXT}")
 
     def _ended(self, what: str) -> None:
         """The process is gone by itself: what it had not begun goes to a fresh one, the rest fails."""
@@ -303,7 +305,7 @@ class Worker:
         for job in self._jobs.values():
             fails = job.was_begun or job.was_sent_again or job.is_cancelled or not job.model or job.model in fatal
             (failing if fails else waiting).append(job)
-        error = WorkerError(_words(what))
+        error = WorkerError(f"{what}. {_NEXT}")
         with self._sending:
             process, self._process = self._process, None
             if process is not None:  # what it started may still be there
@@ -326,8 +328,8 @@ class Worker:
     def _watch(self, now: float) -> None:
         """See whether the process ended, hangs, or does not stop when cancelled."""
         process = self._process
-        if process is None:
-            self._fail(list(self._jobs.values()), WorkerError("The worker was stopped; nothing was changed."))
+        if process is None:  # what a callback raised kept :meth:`stop` from ending all jobs
+            self._fail(list(self._jobs.values()), WorkerError(_STOPPED))
         elif (code := process.exit_code) is not None:
             if process.has_said_all and self._events.empty():
                 self._ended(f"The worker stopped unexpectedly ({self._reason(code)})")
@@ -343,7 +345,3 @@ class Worker:
         if code == 1 and _CRASHED in last:
             return "it crashed or was ended from outside, perhaps because memory was short"
         return f"code {code}" + (f": {last[:200]}" if last and code != -15 else "")
-
-
-def _words(what: str) -> str:
-    return f"{what}; press Apply to start a fresh one."

@@ -147,7 +147,7 @@ class Job:
                 result = Outcome(memory.array.T, voxels, dict(result["provenance"]), memory)
                 self.shared.pop().forget_name()
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-                error, result = WorkerError("The worker's answer cannot be read; press Apply again."), None
+                error, result = WorkerError("The worker's answer cannot be read; run it again."), None
         self.let_go()
         self.result, self.error = result, error
         if error is not None and self.on_error is not None:
