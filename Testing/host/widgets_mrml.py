@@ -157,8 +157,17 @@ class qMRMLNodeComboBox(QWidget):
             self.nodeAdded.emit(node)
 
     def _on_removing(self, node):
-        if node is not None and node.GetID() in self._ids:
-            self.nodeAboutToBeRemoved.emit(node)
+        if node is None or node.GetID() not in self._ids:
+            return
+        self.nodeAboutToBeRemoved.emit(node)
+        if self._scene.IsClosing() or node.GetID() not in self._ids:
+            return
+        before, place = self._current, self._ids.index(node.GetID())
+        self._rebuild(self._beside(place) if before == node.GetID() else None, but=node)
+
+    def _beside(self, place):
+        """The ID of the node that takes over for the one in a place, as QComboBox does when the current row goes."""
+        return (self._ids[place + 1 :] or self._ids[:place][-1:] or [""])[0]
 
     def _on_change(self, node):
         if not (
@@ -181,13 +190,13 @@ class qMRMLNodeComboBox(QWidget):
             if node.IsA(kind)
         )
 
-    def _rebuild(self, wanted=None):
+    def _rebuild(self, wanted=None, but=None):
         before = self._current
         wanted = before if wanted is None else wanted
         nodes = []
         if self._scene is not None:
             every = [self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes())]
-            nodes = [n for n in every if self._accepts(n)]
+            nodes = [n for n in every if n is not but and self._accepts(n)]
         self._ids = [n.GetID() for n in nodes]
         for gone in set(self._named) - set(self._ids):
             node, tag = self._named.pop(gone)

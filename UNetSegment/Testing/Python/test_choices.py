@@ -301,6 +301,21 @@ class SceneTest(PanelCase):
             self.assertEqual(self.panel.inputs(), [ui.inputSelector1.currentNode()])
             self.assertTrue(ui.applyButton.enabled)
 
+    def test_nothing_takes_the_place_of_a_node_that_is_deleted(self):
+        """A node selector of Slicer's chooses the next node, which may be another patient's, or somebody's work."""
+        ui, (_first, second, node) = self.panel.ui, self.go()
+        region, other = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name) for name in "ab")
+        ui.regionSelector.setCurrentNode(region)
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+        for selector, gone in ((ui.regionSelector, region), (ui.outputSelector, node), (ui.inputSelector1, second)):
+            self.assertIs(selector.currentNode(), gone)
+            slicer.mrmlScene.RemoveNode(gone)
+            self.assertIsNone(selector.currentNode())
+        self.assertEqual(self.panel.inputs(), [None])
+        self.assertIsNone(self.panel._parameterNode.outputSegmentation)
+        self.assertIsNone(self.panel.region)
+        self.assertFalse(ui.applyButton.enabled)
+
     @unittest.skipUnless(type(qt).__name__ == "_Qt", "Slicer's own parts may hold nodes longer")
     def test_nodes_that_left_the_scene_are_let_go(self):
         """A volume is hundreds of megabytes."""

@@ -16,6 +16,8 @@ from .state import MAX_INPUTS
 
 DELAY_MS = 200
 """A node must rest this long before it is looked at again."""
+NODES = ("input1", "input2", "input3", "input4", "outputSegmentation", "region")
+"""What of the parameter node are nodes."""
 
 
 class Volumes(VTKObservationMixin):
@@ -32,6 +34,7 @@ class Volumes(VTKObservationMixin):
         self._nodes: list[Any] | None = None
         self._taken: str | None = None  # IDs, not nodes: who holds a node that left the scene holds its voxels
         self._volume: str | None = None
+        self._parameters: Any = None
         self._came = False
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -77,6 +80,7 @@ class Volumes(VTKObservationMixin):
             inputs: The chosen volume nodes; None where none is chosen.
             running: Whether a run is under way, which changes no choices.
         """
+        self._parameters = parameters
         self._watch([*inputs, parameters.outputSegmentation, parameters.region])
         before, self._volume = self._volume, _id(inputs[0]) or self._volume
         if before is not None and before != self._volume and not running:
@@ -94,7 +98,9 @@ class Volumes(VTKObservationMixin):
             return
         self.removeObservers()
         self._nodes = nodes
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self._onCame)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.NodeAddedEvent, self._onCame)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._onGoes, priority=1.0)  # before the selectors
         for node in nodes:
             for event in _events(node):
                 self.addObserver(node, event, self._onChange)
@@ -103,7 +109,7 @@ class Volumes(VTKObservationMixin):
         """Watch nothing any more."""
         self._timer.stop()
         self.removeObservers()
-        self._nodes = self._volume = None
+        self._nodes = self._volume = self._parameters = None
 
     def clear(self) -> None:
         """The scene went: its IDs will be given to other nodes."""
@@ -113,6 +119,14 @@ class Volumes(VTKObservationMixin):
     def _onCame(self, caller: Any, event: Any) -> None:
         self._came = True
         self._timer.start()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onGoes(self, caller: Any, event: Any, node: Any) -> None:
+        """A node that is removed leaves its place empty: Slicer's selectors would choose the next one of the scene, to
+        segment, to limit the run to, or to write to, which nobody asked for."""
+        for name in NODES:
+            if node is not None and getattr(self._parameters, name) is node:
+                setattr(self._parameters, name, None)
 
     def _onChange(self, caller: Any, event: Any) -> None:
         self._timer.start()
