@@ -249,6 +249,31 @@ class OutputTest(PanelCase):
         self.wait_for(lambda: ui.applyButton.enabled, 5)
         self.assertTrue(ui.applyHint.isHidden())
 
+    def test_a_volume_is_not_read_again_because_a_region_or_a_segment_changed(self):
+        """Large ones take a while, and somebody drags or paints."""
+        panel, ui, looked = self.panel, self.panel.ui, []
+        volume = add_sample()
+        ui.inputSelector1.setCurrentNode(volume)
+        node = self.apply()
+        region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+        panel.onRegionAdded(region)
+        ui.regionSelector.setCurrentNode(region)
+        check = panel.logic.check
+        self.addCleanup(setattr, panel.logic, "check", check)
+        panel.logic.check = lambda *asked: looked.append(asked) or check(*asked)
+        timers = (panel._volumes._timer, panel._advice._timer)
+        self.wait_for(lambda: not any(timer.isActive() for timer in timers), 5)
+        for change, times in (
+            (lambda: region.SetCenter([1.0, 2.0, 3.0]), 0),
+            (lambda: node.GetSegmentation().GetNthSegment(0).SetColor(1, 0, 0), 0),
+            (volume.GetImageData().Modified, 1),
+        ):
+            looked.clear()
+            change()
+            self.assertTrue(timers[0].isActive())
+            self.wait_for(lambda: not any(timer.isActive() for timer in timers), 5)
+            self.assertEqual(len(looked), times)
+
     def test_no_structure_is_said_in_sight(self):
         ui = self.panel.ui
         ui.inputSelector1.setCurrentNode(add_sample())

@@ -133,9 +133,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def onSceneStartImport(self, caller: Any, event: Any) -> None:
-        self._isWaiting = (
-            self.isConnected
-        )  # until nodes have their IDs: before, what the scene has chosen looks like nothing
+        self._isWaiting = self.isConnected  # until nodes have their IDs: what is chosen looks like nothing before
         self.setParameterNode(None)
 
     def onSceneEndBatchProcess(self, caller: Any, event: Any) -> None:
@@ -236,13 +234,16 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._checklist.show(manifest.segments if manifest else (), kept)
         self._cards.refresh(self._run is not None)
 
-    def onNodesChanged(self, came: bool) -> None:
+    def onNodesChanged(self, came: bool, differs: bool) -> None:
         """A chosen node is not what it was, or a node came."""
         if self._parameterNode is None or self._run is not None:
             return
         if came:
             self._volumes.suggest(self._parameterNode, self.model.manifest)
-        self._advice.outdate()
+        if (
+            differs
+        ):  # a stroke in a segmentation, or a corner of a region that is dragged, says nothing about the volumes
+            self._advice.outdate()
         self.refresh()
 
     def _choices(self) -> tuple:

@@ -24,18 +24,19 @@ class Volumes(VTKObservationMixin):
     """Looks after the chosen nodes of a panel.
 
     Args:
-        changed: Called shortly after a chosen node changed, or a node came that may be chosen: with whether one came.
+        changed: Called shortly after a chosen node changed, or a node came that may be chosen: with whether one came, and
+            whether a volume is not what it was.
         is_of_other: Tells of a segmentation whether it was made from another volume than this one.
     """
 
-    def __init__(self, changed: Callable[[bool], None], is_of_other: Callable[[Any, Any], bool]) -> None:
+    def __init__(self, changed: Callable[[bool, bool], None], is_of_other: Callable[[Any, Any], bool]) -> None:
         VTKObservationMixin.__init__(self)
         self._changed, self._is_of_other = changed, is_of_other
         self._nodes: list[Any] | None = None
         self._taken: str | None = None  # IDs, not nodes: who holds a node that left the scene holds its voxels
         self._volume: str | None = None
         self._parameters: Any = None
-        self._came = False
+        self._came = self._differs = False
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(DELAY_MS)
@@ -129,11 +130,12 @@ class Volumes(VTKObservationMixin):
                 setattr(self._parameters, name, None)
 
     def _onChange(self, caller: Any, event: Any) -> None:
+        self._differs = self._differs or bool(caller.IsA("vtkMRMLVolumeNode"))
         self._timer.start()
 
     def _onTimer(self) -> None:
-        came, self._came = self._came, False
-        self._changed(came)
+        came, differs, self._came, self._differs = self._came, self._differs, False, False
+        self._changed(came, differs)
 
 
 def spread(region: Any, volume: Any) -> None:
