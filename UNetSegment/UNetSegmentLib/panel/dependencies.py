@@ -58,7 +58,7 @@ class Dependencies:
             go_on()
             return
         self._go_on, self._still_wanted = go_on, lambda: needs.needs(manifest, device)
-        panel.begin(self._heading())
+        panel.begin(self, self._heading())
         panel.ui.installHint.visible = False
         panel.ui.progressBar.setRange(0, 0)
 

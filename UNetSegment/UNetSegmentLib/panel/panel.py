@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import slicer
@@ -15,9 +12,10 @@ from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
-from ..errors import Cancelled, InputError, UNetSegmentError, WorkerError
+from ..errors import Cancelled, UNetSegmentError
 from . import binding, cards, outcome, state, structures
 from .advice import Advice
+from .apply import Apply
 from .checklist import Checklist
 from .chosen import ChosenModel
 from .dependencies import Dependencies
@@ -42,8 +40,6 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._run: Any = None
         self._cancel = False
         self._advice: Any = None
-        self._began = 0.0
-        self._under: Any = None
         self._isWaiting = False
         self._shown: Any = None
         self._saidOf: tuple | None = None
@@ -167,12 +163,13 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         count = len(manifest.channels) if manifest else 1
         return [getattr(self._parameterNode, f"input{n}") for n in range(1, min(count, state.MAX_INPUTS) + 1)]
 
-    def _kept(self) -> set[int] | None:
+    def kept(self) -> set[int] | None:
+        """Label values of the structures that a run writes; None: all."""
         return structures.wanted(self._parameterNode.structures, self.model.name, self.model.manifest)
 
     def _written(self) -> list[str]:
         """Names of the structures that a run writes."""
-        manifest, kept = self.model.manifest, self._kept()
+        manifest, kept = self.model.manifest, self.kept()
         return [s.name for s in manifest.segments if kept is None or s.value in kept] if manifest else []
 
     def corrected(self) -> list[str]:
@@ -194,13 +191,18 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self._run is not None
 
     @property
+    def isCancelled(self) -> bool:
+        """Whether what is under way was asked to stop."""
+        return self._cancel
+
+    @property
     def isConnected(self) -> bool:
         """Whether the panel shows a scene's choices: not while another module is open."""
         return self._parameterNode is not None
 
     def refresh(self, caller: Any = None, event: Any = None) -> None:
         """Show what :mod:`state` decides for the present choices."""
-        if self._parameterNode is None:
+        if not self.isConnected:
             return
         if self.model.follow(self._parameterNode.model):
             self.ready.warm()
@@ -208,22 +210,27 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         manifest, parameters, volume = self.model.manifest, self._parameterNode, self.inputs()[0]
         if self._saidOf not in (None, self._choices()):
             self.say("")
-        kept = self._kept()
+        kept = self.kept()
         written, output = self._written(), parameters.outputSegmentation
         names = [node.GetName() if node else None for node in self.inputs()]
         title = manifest.name if manifest else ""
         ran, expected, region = self.ready.ran, self.expected.words(), self.region.GetName() if self.region else ""
         plan = state.plan_line(ran, self.ui.deviceSelector.currentText, expected, region, _)
         view = state.view(
-            *(manifest, names, self._run is not None, self.model.problem, plan, _),
+            manifest,
+            names,
+            running=self.isRunning,
+            model_problem=self.model.problem,
+            device=plan,
             device_tip=state.plan_tip(ran, expected, _),
+            tr=_,
             kept=kept,
             mode=parameters.mode,
             folds=parameters.folds,
             warnings=self._advice.warnings(),
             asking=self._advice.is_asking,
-            obstacles={} if self._run else self.logic.obstacles(volume, output, self.region, written),
-            output_note="" if self._run else self.logic.targetNote(volume, output, written, title, self.region),
+            obstacles={} if self.isRunning else self.logic.obstacles(volume, output, self.region, written),
+            output_note="" if self.isRunning else self.logic.targetNote(volume, output, written, title, self.region),
             has_volumes=volume is not None or bool(self._volumes.there()),
         )
         binding.show(self.ui, view, self._shown)
@@ -232,11 +239,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.everyFrameCheckBox.text = _("Every one of the {count} frames").format(count=frames)
         self.ui.everyFrameCheckBox.visible = frames > 1
         self._checklist.show(manifest.segments if manifest else (), kept)
-        self._cards.refresh(self._run is not None)
+        self._cards.refresh(self.isRunning)
 
     def onNodesChanged(self, came: bool, differs: bool) -> None:
         """A chosen node is not what it was, or a node came."""
-        if self._parameterNode is None or self._run is not None:
+        if not self.isConnected or self.isRunning:
             return
         if came:
             self._volumes.suggest(self._parameterNode, self.model.manifest)
@@ -252,7 +259,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onModelChanged(self, index: int) -> None:
         self._keep("model", self.model.name)
-        if self._parameterNode is not None:
+        if self.isConnected:
             self._volumes.suggest(self._parameterNode, self.model.manifest)
 
     def onDeviceChanged(self, index: int) -> None:
@@ -268,7 +275,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _keep(self, name: str, value: str) -> None:
         """Keep a choice in the scene, and have ready what it needs."""
-        if self._parameterNode is not None:
+        if self.isConnected:
             setattr(self._parameterNode, name, value)
             self.ready.warm()
             self.refresh()
@@ -276,25 +283,25 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onStructures(self, values: set[int]) -> None:
         """The user checked or cleared a structure."""
         manifest = self.model.manifest
-        if self._parameterNode is not None and manifest is not None:
+        if self.isConnected and manifest is not None:
             before = self._parameterNode.structures
             self._parameterNode.structures = structures.remember(before, self.model.name, manifest, values)
 
     def useVolume(self, node: Any) -> None:
         """Choose a volume as the model's first input, unless something is under way."""
-        if self._run is None and self._parameterNode is not None:
+        if self.isConnected and not self.isRunning:
             self._parameterNode.input1 = node
 
     def onRegionAdded(self, node: Any) -> None:
         """A new region of interest starts as large as the volume, so that there is something to drag."""
-        volume = self.inputs()[0] if self._parameterNode else None
+        volume = self.inputs()[0] if self.isConnected else None
         if node is not None and volume is not None:
             spread(node, volume)
             self.refresh()
 
     def onApplyButton(self, checked: bool = False) -> None:
         """Apply, or while it runs, Cancel."""
-        if self._run is not None:
+        if self.isRunning:
             self._cancelRun()
             self.say(_("Stopping"))
             return
@@ -305,47 +312,12 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.say(self._advice.question)
             self.refresh()
             return
-        self._cancel, self._began = False, time.monotonic()
         self._advice.forget()
-        parameters, volume = self._parameterNode, self.inputs()[0]
-        under = (parameters, volume, self.model.title)
-        self.ready.begin()
-        run = partial(
-            self.logic.start,
-            self.inputs(),
-            parameters.outputSegmentation,
-            model=self.model.name,
-            show3D=parameters.show3D,
-            region=parameters.region,
-            keep=self._kept(),
-            everyFrame=self.frames() > 1,
-            onProgress=self.onProgress,
-            onWarnings=self.onWarnings,
-            onDone=self.onDone,
-            onError=self.onError,
-            **self.options(),
-        )
-        nodes = [*self.inputs(), parameters.outputSegmentation, parameters.region]
-        self.dependencies.then(
-            self.model.manifest, self.options()["device"], lambda: self._start(run, under, list(filter(None, nodes)))
-        )
+        Apply(self, self._parameterNode).begin()
 
-    def _start(self, run: Callable[[], Any], under: tuple, nodes: list) -> None:
-        """Begin what Apply asked for; something may have been installed meanwhile."""
-        self._cancel, self._began, self._under = False, time.monotonic(), under
-        self.ui.installHint.visible = False
-        try:
-            for node in nodes:
-                if node.GetScene() is None:
-                    raise InputError(f"'{node.GetName()}' is not in the scene any more; choose again and press Apply.")
-            self._run = run()
-        except Exception as error:
-            self.onError(error)
-            return
-        self.begin(_("Starting"))
-
-    def begin(self, words: str) -> None:
-        """Show that something is under way, and look after the worker."""
+    def begin(self, run: Any, words: str) -> None:
+        """Show that something is under way, which ``run.cancel()`` stops, and look after the worker."""
+        self._run = run
         self.say(words)
         self.ui.progressBar.setValue(0)
         self.ui.progressBar.visible = True
@@ -358,42 +330,27 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.statusLabel.text = words
         self.ui.statusLabel.setVisible(bool(words))
 
-    def onProgress(self, report: Any, secondsLeft: float | None = None) -> None:
-        """Show how far it is."""
-        self.ui.progressBar.setValue(round(1000 * report.fraction))
-        left = state.remaining(secondsLeft, time.monotonic() - self._began, _)
-        self.say(" · ".join(part for part in (report.message, left) if part))
+    def showProgress(self, fraction: float, words: str) -> None:
+        """Show how far it is, from 0 to 1."""
+        self.ui.progressBar.setValue(round(1000 * fraction))
+        self.say(words)
 
     def onWarnings(self, warnings: list) -> None:
         """Show what looks wrong under the input it concerns."""
-        if self._parameterNode is not None:
+        if self.isConnected:
             self._advice.take(warnings)
             self.refresh()
 
-    def onDone(self, result: Any) -> None:
-        """Show a result, the scene's :class:`Result`."""
-        self._run = None
-        parameters, volume, title = self._under  # those of the beginning: the user may be in another module now
-        parameters.outputSegmentation = result.node
-        card = outcome.card(
-            *(volume.GetName(), title, result.labels, result.volumes_ml, result.provenance, result.warnings),
-            *(time.strftime("%H:%M"), _),
-        )
-        self.ready.took(result.provenance)
-        self._cards.add(card, result.node, volume, dict(result.provenance))
+    def onResult(self, card: outcome.Card, node: Any, volume: Any, ran: dict[str, str]) -> None:
+        """Show what a run gave: its card, the segmentation and volume nodes, and what was run."""
+        self._cards.add(card, node, volume, ran)
         self.say("")
         self.end()
 
-    def onError(self, error: Exception) -> None:
-        """Say what went wrong; where no worker ever started on this computer, do the work in this process."""
-        self._run = None
-        if isinstance(error, WorkerError) and self.isConnected and not self._cancel and self.logic.moveInside():
-            logging.warning("UNetSegment: %s Models run inside of Slicer from now on.", error)
-            self.onApplyButton()
-            return
+    def onError(self, error: Exception, isSceneClosed: bool = False) -> None:
+        """Say what went wrong."""
         if isinstance(error, Cancelled):
-            is_closed = self._under is not None and self._under[1].GetScene() is None
-            self.say(_("Stopped: the scene was closed.") if is_closed else _("Cancelled; the scene is as it was."))
+            self.say(_("Stopped: the scene was closed.") if isSceneClosed else _("Cancelled; the scene is as it was."))
         elif isinstance(error, UNetSegmentError):
             self.say(str(error))
         else:
@@ -403,7 +360,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def end(self) -> None:
         """Nothing is under way any more; what was said of it goes with the choices it is about."""
-        self._run, self._under, self.ui.progressBar.visible = None, None, False
+        self._run, self._cancel, self.ui.progressBar.visible = None, False, False
         self._saidOf = self._choices() if self.isConnected else None
         self.refresh()
 
@@ -423,6 +380,6 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         }
 
     def _cancelRun(self) -> None:
-        self._cancel = True
         if self._run is not None:
+            self._cancel = True
             self._run.cancel()

@@ -23,9 +23,8 @@ class SelfTest:
     def onButton(self, checked: bool = False) -> None:
         """Begin; the panel's Cancel button stops it."""
         panel = self._panel
-        if panel._run is not None:
+        if panel.isRunning:
             return
-        panel._cancel = False
         try:
             sample = panel.sample()
             if sample is None:
@@ -41,27 +40,23 @@ class SelfTest:
 
         panel = self._panel
         try:
-            panel._run = Checkup(
+            checkup = Checkup(
                 panel.logic.worker(),
                 model,
                 *sample,
                 options={"device": device, "mode": "auto"},
-                on_progress=self._progress,
+                on_progress=panel.showProgress,
                 on_done=self._done,
                 host=f"{slicer.app.applicationName} {slicer.app.applicationVersion}",
             )
         except Exception as error:
             panel.onError(error)
             return
-        panel.begin(_("Checking this computer"))
-
-    def _progress(self, fraction: float, words: str) -> None:
-        self._panel.ui.progressBar.setValue(round(1000 * fraction))
-        self._panel.say(words)
+        panel.begin(checkup, _("Checking this computer"))
 
     def _done(self, well: bool, report: str) -> None:
         panel, self.report = self._panel, report
-        if panel._cancel:
+        if panel.isCancelled:
             panel.say(_("Cancelled; the scene is as it was."))
         else:
             words = _("This computer passed the self-test.") if well else _("This computer failed the self-test.")

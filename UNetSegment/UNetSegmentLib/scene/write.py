@@ -12,7 +12,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from ..labels import Label
 from ..volume import LabelMap
-from .target import ATTRIBUTE, STATUS, binary, check_target, find_segment, status
+from .target import ATTRIBUTE, STATUS, binary, check_target, find_segment, made_from, status
 
 LABEL_TAG = "UNetSegment.Label"
 
@@ -67,7 +67,7 @@ def write_segmentation(
         if segmentation.GetNumberOfSegments() == 0:
             node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
             node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-        elif node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is None:
+        elif made_from(node) is None:
             node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
         left = [_put(segmentation, label, layer, n, undo) for n, label in enumerate(labels.segments, start=1)]
         for key, text in (provenance or {}).items():
