@@ -1,6 +1,7 @@
 """The engine: tiles, stitching, export and the whole way, against plain definitions and MONAI."""
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -274,5 +275,6 @@ end.join()
 signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
 signal.raise_signal(signal.SIGTERM)
 """
-    done = subprocess.run([sys.executable, "-c", lines, str(model)], capture_output=True, text=True)
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", lines, str(model)], capture_output=True, text=True, env=found)
     assert (done.returncode, done.stdout.strip()) == (0, "handled"), done.stderr

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError
+from . import passes
 from .backends import Backend
 
 
@@ -45,10 +46,11 @@ class Ensemble:
     Args:
         members: Backends of the same network with the weights of each fold.
         mirror_axes: Axes 0..2 of the patch; all their combinations are averaged. None: no mirroring.
+        threads: Processor threads for what is done to answers in main memory.
     """
 
-    def __init__(self, members: Sequence[Backend], mirror_axes: Sequence[int] = ()) -> None:
-        self.members = list(members)
+    def __init__(self, members: Sequence[Backend], mirror_axes: Sequence[int] = (), threads: int = 1) -> None:
+        self.members, self.threads = list(members), threads
         self.flips = [tuple(axis + 2 for axis in axes) for axes in flips(mirror_axes)]
 
     @property
@@ -76,7 +78,7 @@ class Ensemble:
                     total += answer
         if self.runs > 1:
             total /= self.runs
-        if not np.isfinite(float(total.sum())):
+        if not np.isfinite(passes.total(total, self.threads) if isinstance(total, np.ndarray) else float(total.sum())):
             first = self.members[0]
             raise BackendError(
                 f"The network's answer is not finite in {first.precision} on {first.device}; "

@@ -57,6 +57,11 @@ class Decision:
         return cls(table, np.asarray(list(order), np.int64), regions, threshold, probabilities)
 
     @property
+    def is_scale_free(self) -> bool:
+        """Whether outputs that are all multiplied by one positive number mean the same label."""
+        return not self.probabilities
+
+    @property
     def background(self) -> np.ndarray:
         """Outputs (K,) that mean background."""
         values = np.full(len(self.order), -1.0, np.float32)
@@ -65,17 +70,19 @@ class Decision:
         return values
 
     def winners(self, outputs: np.ndarray, dtype: Any = np.uint16) -> np.ndarray:
-        """Index into ``table`` (...) of outputs (K, ...), the axes in memory as those of the outputs."""
-        winner = np.zeros_like(outputs[0], dtype)
-        if self.regions:
-            for position, c in enumerate(self.order):
-                np.copyto(winner, position + 1, where=outputs[c] > self.threshold)
-            return winner
-        best, better = outputs[0].copy("K"), np.zeros_like(outputs[0], bool)
-        for c in range(1, len(outputs)):
-            np.greater(outputs[c], best, out=better)
-            np.copyto(winner, c, where=better)
-            np.maximum(best, outputs[c], out=best)
+        """Index into ``table`` (...) of outputs (K, ...), the axes in memory as those of the outputs.
+
+        Where one output exceeds those before it, its index is the greatest so far: no branch is needed.
+        """
+        better = np.empty_like(outputs[0], bool)
+        winner, index = np.zeros_like(outputs[0], dtype), np.empty_like(outputs[0], dtype)
+        best = None if self.regions else outputs[0].copy("K")
+        for number, c in enumerate(self.order if self.regions else range(1, len(outputs)), start=1):
+            np.greater(outputs[c], self.threshold if best is None else best, out=better)
+            np.multiply(better.view(np.uint8), winner.dtype.type(number), out=index)
+            np.maximum(winner, index, out=winner)
+            if best is not None and number + 1 < len(outputs):
+                np.maximum(best, outputs[c], out=best)
         return winner
 
     def settle(self, outputs: Any) -> np.ndarray:
@@ -107,19 +114,15 @@ def activated(outputs: Any, regions: bool) -> Any:
     return outputs / outputs.sum(axis=0)
 
 
-def paste(
-    slabs: Iterable[tuple[int, np.ndarray]],
-    decision: Decision,
-    result: np.ndarray,
-    on_rows: Callable[[int, int, np.ndarray], None] | None = None,
-    threads: int = 1,
-) -> None:
-    """Label an input's grid that is the network's: ``slabs`` are ``(start, winners)``; ``on_rows`` as for :func:`export`."""
-    for start, winners in slabs:
-        stop = start + len(winners)
-        passes.transfer(result[start:stop], winners, threads, decision.table)
-        if on_rows is not None:
-            on_rows(start, stop, result)
+def settled(decision: Decision, result: np.ndarray) -> Callable[[tuple[slice, ...], Any], None]:
+    """What labels an input's grid that is the network's: given a box of ``result`` and its outputs, it writes the labels."""
+    plain = np.array_equal(decision.table, np.arange(len(decision.table)))
+
+    def put(box: tuple[slice, ...], outputs: Any) -> None:
+        winners = decision.settle(outputs)
+        result[box] = winners if plain else decision.table[winners]
+
+    return put
 
 
 def export(

@@ -6,6 +6,7 @@ from each operation; in blocks both cost a small part of that. NumPy's loops let
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +19,14 @@ BLOCK = 1 << 16
 """Voxels of a block; a float32 operation on it keeps its operands in a processor's second cache."""
 _COUNTED = 1 << 20
 """Voxels of a block that is counted: many beside the 65536 pairs of labels."""
+FEW = 12
+"""Values up to which each is counted by a comparison of its own."""
 THREADED_FROM = 1 << 20
 """Voxels from which threads are worth waking."""
-_RUN = 16
-"""Voxels written in one go where the axis orders differ: a cache line of float32."""
-
-
+_RUN = 32
+"""Voxels that part the rows of a small copy."""
+_LONG = 256
+"""Voxels of a block along its long axes, at most."""
 MOST = 8
 """Threads beyond which a pass waits for memory only."""
 
@@ -49,9 +52,9 @@ def _pool(_process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "unetsegment")
 
 
-def blocks(cut: slice, row: int, block: int = BLOCK) -> list[slice]:
-    """The rows of ``cut``, ``row`` voxels each, in blocks of about ``block`` voxels."""
-    step = max(block // max(row, 1), 1)
+def blocks(cut: slice, row: int, block: int | None = None) -> list[slice]:
+    """The rows of ``cut``, ``row`` voxels each, in blocks of about ``block`` voxels, :data:`BLOCK` by default."""
+    step = max((block or BLOCK) // max(row, 1), 1)
     return [slice(n, min(n + step, cut.stop)) for n in range(cut.start, cut.stop, step)]
 
 
@@ -90,37 +93,77 @@ def empty(shape: Sequence[int], dtype: Any, like: np.ndarray, make: Callable[...
     return array.transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(axes)))
 
 
-def transfer(target: np.ndarray, source: np.ndarray, threads: int = 1, table: np.ndarray | None = None) -> None:
-    """``target[:] = source``, or ``table[source]``, of arrays (I, J, K) whose axes may lie in memory in any order."""
-    threads = threads if target.size >= THREADED_FROM else 1
+def transfer(
+    target: np.ndarray,
+    source: np.ndarray,
+    threads: int = 1,
+    table: np.ndarray | None = None,
+    then: Callable[[np.ndarray], None] | None = None,
+) -> None:
+    """``target[:] = source``, or ``table[source]``, of arrays (I, J, K) whose axes may lie in memory in any order.
+
+    ``then`` is called with each part of the target that is filled, to change it in place.
+    """
     if table is not None and np.array_equal(table, np.arange(len(table))):
         table = None
     axes = order(target)
     target, source = target.transpose(axes), source.transpose(axes)
-    lengths = [abs(s) if n > 1 else np.inf for s, n in zip(source.strides, source.shape, strict=True)]
-    fast = int(np.argmin(lengths)) if min(lengths) < np.inf else 2
+    apart = [abs(s) if n > 1 else np.inf for s, n in zip(source.strides, source.shape, strict=True)]
+    turned = min(apart) < np.inf and int(np.argmin(apart)) != 2
+    parts = (
+        bricks(target.shape, range(3)) if turned else [(cut,) for cut in blocks(slice(0, len(target)), target[:1].size)]
+    )
 
-    def value(part: np.ndarray) -> np.ndarray:
-        return part.astype(target.dtype, order="K", copy=False) if table is None else table[part]
+    def work(cut: slice) -> None:
+        for here in parts[cut]:
+            values = source[here]
+            if turned:
+                values = _gathered(values)
+            if table is not None:
+                values = table[values]
+            target[here] = values
+            if then is not None:
+                then(target[here])
 
-    if fast == 2:
+    share(work, len(parts), threads if target.size >= THREADED_FROM else 1)
 
-        def rows(cut: slice) -> None:
-            for part in blocks(cut, target[0].size if len(target) else 1):
-                target[part] = value(source[part])
 
-        share(rows, len(target), threads)
-        return
-    other = 1 - fast
+def _gathered(part: np.ndarray) -> np.ndarray:
+    """A copy in the order of axes that the memory has. Rows far apart in memory by a power of two share few places in the
+    processor's cache; here they lie close together, and not by a power of two."""
+    axes = order(part)
+    *lead, last = (part.shape[axis] for axis in axes)
+    copy = np.empty((*lead, last + _RUN), part.dtype)[..., :last].transpose(np.argsort(axes))
+    copy[...] = part
+    return copy
 
-    def planes(cut: slice) -> None:
-        for n in range(cut.start, cut.stop):
-            here, there = (array[n] if other == 0 else array[:, n] for array in (target, source))
-            for start in range(0, target.shape[2], _RUN):
-                run = slice(start, start + _RUN)
-                here[:, run] = value(there[:, run])
 
-    share(planes, target.shape[other], threads)
+def bricks(shape: Sequence[int], axes: Sequence[int]) -> list[tuple[slice, slice, slice]]:
+    """Indices that cut an array (I, J, K), with ``axes`` from the slowest to the fastest, into parts of about a block.
+
+    They are long along the slowest and the fastest axis: in whatever order the axes lie on the other side of a copy, the runs
+    in memory are long there as well.
+    """
+    steps = [max(shape[axis], 1) for axis in axes]
+    for n in (0, 2):
+        steps[n] = min(steps[n], _LONG)
+    steps[1] = min(steps[1], max(BLOCK // (steps[0] * steps[2]), 1))
+    cuts: list[Any] = [None] * 3
+    for axis, step in zip(axes, steps, strict=True):
+        cuts[axis] = [slice(n, min(n + step, shape[axis])) for n in range(0, shape[axis], step)]
+    return list(itertools.product(*cuts))
+
+
+def total(array: np.ndarray, threads: int = 1) -> float:
+    """The sum of an array (..., I, J, K) of floats; not finite where one of them is not."""
+    axis = slowest(array)
+    parts: list[float] = []
+
+    def work(cut: slice) -> None:
+        parts.append(float(array[(..., *along(axis, cut))].sum()))
+
+    share(work, array.shape[axis - 3], threads if array.size >= THREADED_FROM else 1)
+    return sum(parts)
 
 
 def counts(array: np.ndarray, size: int, threads: int = 1) -> np.ndarray:
@@ -130,8 +173,12 @@ def counts(array: np.ndarray, size: int, threads: int = 1) -> np.ndarray:
 
     def work(cut: slice) -> None:
         total = np.zeros(max(size, 256), np.int64)
-        for part in blocks(cut, array.size // max(array.shape[axis], 1), _COUNTED):
+        few = size <= FEW
+        for part in blocks(cut, array.size // max(array.shape[axis], 1), BLOCK if few else _COUNTED):
             flat = array[along(axis, part)].ravel("K")
+            if few:
+                total[:size] += [np.count_nonzero(flat == value) for value in range(size)]
+                continue
             even = (
                 flat.size // 2 * 2 if flat.dtype == np.uint8 else 0
             )  # two voxels are counted as one number: half the work

@@ -20,7 +20,7 @@ from ..volume import LabelMap, Volume, dice
 from . import backends, focus, passes
 from .backends import Backend, Place
 from .ensemble import Ensemble, chosen_folds
-from .export import Decision, export, paste
+from .export import Decision, export, settled
 from .interpolate import Lerp
 from .ladder import Ladder
 from .modes import Configuration
@@ -31,6 +31,8 @@ from .reports import InputWarning, Progress
 from .stitch import Head, Stitcher
 from .tiles import Tiling, weights
 
+OFTEN = 2.0
+"""Patches that cover a voxel, on average, from which the whole image is normalised before it is cut."""
 CUDA_BATCH = 4
 """Patches per run on a GPU to begin with."""
 
@@ -101,6 +103,7 @@ class Predictor:
         crop_to_body: bool = False,
         probabilities: str | None = None,
         warnings: Sequence[InputWarning] = (),
+        into: np.ndarray | None = None,
     ) -> Prediction:
         """Segment one volume.
 
@@ -115,6 +118,8 @@ class Predictor:
             crop_to_body: Cut the image to what is not air first; patches then lie elsewhere than in a whole run.
             probabilities: ``uint8`` or ``float16`` to get the network's probabilities as well.
             warnings: Those of :func:`sanity.check` that the user was shown, for the provenance.
+            into: (I, J, K) zeros that the labels are written to, where nothing is left to do to them once they are; they are
+                the result's array then. Else it stays as it is.
 
         Raises:
             Cancelled: ``cancel`` said so.
@@ -132,9 +137,15 @@ class Predictor:
 
         tell("prepare", 0.0, "Preparing the image")
         threads = passes.count(self.place.threads)
-        image, order = preprocess(volume, manifest, "body" if crop_to_body else None, threads).slices_first()
+        ready = preprocess(volume, manifest, "body" if crop_to_body else None, threads, leave=not skip_background)
+        image, order = ready.slices_first()
         window = manifest.inference
         tiling = Tiling.of(image.grid.shape, window, chosen.overlap, order)
+        if (
+            tiling.padded != tiling.shape or tiling.redundancy > OFTEN
+        ):  # what lies around the image is 0 once it is finished
+            image, _ = ready.finished(threads).slices_first()
+        del ready
         box = focus.source_box(image, region, volume.grid.shape) if region is not None else None
         wanted = focus.wanted(image, tiling, box, skip_background)
         count = focus.count(tiling, wanted)
@@ -159,9 +170,10 @@ class Predictor:
         steps = manifest.postprocessing
         early = [step for step in steps if step.get("grid") == "network"]
         same = all(lerp.is_identity for lerp in image.lerps) and not early and probabilities is None
+        direct = same and box is None and not steps and into is not None and into.dtype == self._decision.table.dtype
         stitch = Stitcher(
             *(tiling, weight, run, self._decision.background, ladder.batch, self._head, wanted),
-            reduce=self._decision.settle if same else None,
+            finish=image.left,
             threads=threads,
         )
         slabs = stitch(image.array)
@@ -178,8 +190,11 @@ class Predictor:
 
         try:
             if same:
-                array = image.labels(self._decision.table.dtype)
-                paste(slabs, self._decision, array, on_rows, threads)
+                array = image.labels(self._decision.table.dtype) if not direct else image.part(into)
+                for start, stop in stitch.settle(
+                    image.array, settled(self._decision, array), self._decision.is_scale_free
+                ):
+                    on_rows(start, stop, array)
             else:
                 array = self._labels(slabs, image, early, on_rows)
         except MemoryError:
@@ -190,7 +205,10 @@ class Predictor:
         tell("finish", 0.96, "Finishing the labels")
         if box is not None:
             array = _inside(array, box)
-        array = image.restored(postprocess(array, [step for step in steps if step not in early]), volume.grid.shape)
+        if direct:
+            array = into
+        else:
+            array = image.restored(postprocess(array, [step for step in steps if step not in early]), volume.grid.shape)
         tell("finish", 1.0, "Done")
         seconds = time.perf_counter() - began
         asked = {"region": region, "skip_background": skip_background, "crop_to_body": crop_to_body}
@@ -239,15 +257,15 @@ class Predictor:
     def _ladder(self, tick: Callable[[], None]) -> Ladder:
         package, axes, features = self.package, self.configuration.mirror_axes, self._head is not None
         patch = package.manifest.inference.patch_size
-        first = self._members[0]
+        first, threads = self._members[0], passes.count(self.place.threads)
 
         def open_(device: str | None, size: tuple[int, ...]) -> Ensemble:
             if device is None and size == patch:
-                return Ensemble(self._members, axes)
+                return Ensemble(self._members, axes, threads)
             place = self.place if device is None else Place(self.place.backend, device, self.place.threads)
             precision = first.precision if device is None else "fp32"
             opened = [place.open(package, precision, fold, size, features) for fold in self.folds]
-            return Ensemble(opened, axes)
+            return Ensemble(opened, axes, threads)
 
         batch = CUDA_BATCH if first.device == "cuda" else 1
         return Ladder(open_, patch, package.manifest.inference, tick, batch, first.device != "cpu")

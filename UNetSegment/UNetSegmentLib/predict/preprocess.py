@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..package import Manifest, Normalization, Preprocessing
+from ..package import Manifest, Preprocessing
 from ..volume import Grid, Reorientation, Volume
 from . import passes
+from .intensities import Step, normalized, voxelwise
 from .interpolate import Lerp, cubic, scipy_ndimage
+from .tiles import Box
 
-Box = tuple[slice, slice, slice]
 ANISOTROPY = 3.0
 """nnU-Net's threshold: an image with one spacing more than 3 times another gets its own rule along that axis."""
 
@@ -22,12 +23,13 @@ class NetworkImage:
     """An image on the network's grid, and what the way back needs.
 
     Args:
-        array: (C, I, J, K) float32, normalised, on ``grid``.
+        array: (C, I, J, K) on ``grid``: float32 and normalised, or with something left to do.
         grid: The network's axes and spacing.
         source: The cropped input's grid with its axes in the network's order.
         lerps: Per axis, the interpolation from ``grid`` back to ``source``.
         turn: What brought the input to the network's axes.
         box: Where ``source`` lies in the turned input.
+        left: For each channel, what is left to do to its voxels as float32, in place; it is done where it is empty.
     """
 
     array: np.ndarray
@@ -36,6 +38,7 @@ class NetworkImage:
     lerps: tuple[Lerp, Lerp, Lerp]
     turn: Reorientation
     box: Box
+    left: tuple[Step, ...] = ()
 
     def slices_first(self) -> tuple[NetworkImage, tuple[int, int, int]]:
         """The same with the axis of the input's slices (its third one) first, as views; and the network's axes in it.
@@ -50,14 +53,27 @@ class NetworkImage:
         )
         source = self.source.reoriented(swap)
         grid = source if self.grid is self.source else self.grid.reoriented(swap)
-        turned = NetworkImage(swap.apply(self.array), grid, source, lerps, Reorientation(axes, flips), box)  # type: ignore[arg-type]
+        turned = NetworkImage(swap.apply(self.array), grid, source, lerps, Reorientation(axes, flips), box, self.left)  # type: ignore[arg-type]
         return turned, order  # type: ignore[return-value]
+
+    def finished(self, threads: int = 1) -> NetworkImage:
+        """The same with nothing left to do, its axes in memory in their order."""
+        if not self.left:
+            return self
+        array = np.empty(self.array.shape, np.float32)
+        for channel, values, step in zip(array, self.array, self.left, strict=True):
+            passes.transfer(channel, values, threads, then=step)
+        return replace(self, array=array, left=())
 
     def labels(self, dtype: Any) -> np.ndarray:
         """Labels on ``source``, all 0; their axes lie in memory as those of Slicer's and ITK's images, the input's k slowest."""
         axes = [self.turn.axes.index(axis) for axis in (2, 1, 0)]
         labels = np.zeros([self.source.shape[axis] for axis in axes], dtype)
         return labels.transpose(np.argsort(axes))
+
+    def part(self, labels: np.ndarray) -> np.ndarray:
+        """Labels on the input's grid as a view of them on ``source``."""
+        return self.turn.apply(labels)[self.box]
 
     def restored(self, labels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         """Labels on ``source`` as an array (a view) of the input's ``shape``; zero outside of the box."""
@@ -69,7 +85,9 @@ class NetworkImage:
         return self.turn.inverse().apply(labels)
 
 
-def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None, threads: int = 1) -> NetworkImage:
+def preprocess(
+    volume: Volume, manifest: Manifest, crop: str | None = None, threads: int = 1, leave: bool = False
+) -> NetworkImage:
     """Turn to the model's axes, crop, normalise each channel, and resample, in the order that the manifest names.
 
     Statistics are taken on the turned, contiguous copy: an image gives the same numbers to the last bit however its
@@ -80,6 +98,8 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None, thre
         manifest: Of the model.
         crop: ``nonzero``, ``positive`` or ``body`` instead of the manifest's crop.
         threads: Processor threads.
+        leave: Where only the intensities need a change, to each voxel by itself, leave that to be done when the image is cut
+            into patches: a copy of all of it in float32 is saved.
     """
     how = manifest.preprocessing
     turn = _turn(volume.grid, how)
@@ -90,6 +110,13 @@ def preprocess(volume: Volume, manifest: Manifest, crop: str | None = None, thre
     source = whole if tuple(cut.stop - cut.start for cut in box) == whole.shape else whole.cropped(box)
     turned = turned[(slice(None), *box)]
     grid, forth, back, alone = _grids(source, how)
+    if leave and late == "none" and all(lerp.is_identity for lerp in forth):
+        steps = [
+            voxelwise(values, channel.normalization, threads)
+            for values, channel in zip(turned, manifest.channels, strict=True)
+        ]
+        if None not in steps:
+            return NetworkImage(turned, grid, source, back, turn, box, tuple(steps))  # type: ignore[arg-type]
     images: list[np.ndarray] = []
     inside: np.ndarray | None = None
     if any(channel.normalization.mask == "filled" for channel in manifest.channels):
@@ -121,80 +148,6 @@ def layout(grid: Grid, manifest: Manifest) -> NetworkImage:
     box = tuple(slice(0, n) for n in source.shape)
     nothing = np.broadcast_to(np.float32(0), (len(manifest.channels), *network.shape))
     return NetworkImage(nothing, network, source, back, turn, box)  # type: ignore[arg-type]
-
-
-def normalized(image: np.ndarray, how: Normalization, inside: np.ndarray | None = None, threads: int = 1) -> np.ndarray:
-    """A channel (I, J, K) float32 with its intensities normalised, in place; see :class:`Normalization` for the methods.
-
-    ``inside`` is the mask of ``filled``, of the image's shape; without it, the mask is taken from this channel.
-    """
-    if how.then is not None:
-        return normalized(normalized(image, replace(how, then=None), inside, threads), how.then, inside, threads)
-    if how.method == "none":
-        return image
-    if how.mask == "all":
-        return _normalized(image, how, threads)
-    inside = image != 0 if inside is None or how.mask == "nonzero" else inside
-    if inside.any():
-        image[inside] = _normalized(image[inside], how, threads)
-    return image
-
-
-def _normalized(image: np.ndarray, how: Normalization, threads: int) -> np.ndarray:
-    if how.clip is not None:
-        bounds = tuple(map(np.float32, how.clip))
-        passes.each(lambda part: np.clip(part, *bounds, out=part), image, threads)
-    if how.method in ("range", "percentiles"):
-        low, high = how.window or (0.0, 1.0)
-        if how.method == "percentiles":
-            low, high = (float(x) for x in np.percentile(image, (low, high)))
-        first, last = map(np.float32, how.output)
-        begin, factor = np.float32(low), np.float32((how.output[1] - how.output[0]) / max(high - low, 1e-8))
-
-        def ranged(part: np.ndarray) -> None:
-            part -= begin
-            part *= factor
-            part += first
-            if how.clamp:
-                np.clip(part, first, last, out=part)
-
-        passes.each(ranged, image, threads)
-        return image
-    if how.method == "minmax":
-        shift, last = how.clip or (float(image.min()), float(image.max()))
-        scale = max(last - shift, 1e-8)
-    elif how.method == "clip_zscore":
-        shift, scale = how.mean, how.std
-    else:
-        shift = float(image.mean(dtype=np.float64))
-        scale = (_squares(image.reshape(-1), shift, threads) / image.size) ** 0.5
-    middle, unit = np.float32(shift), np.float32(scale if scale > 0 else 1.0)
-
-    def scaled(part: np.ndarray) -> None:
-        part -= middle
-        part /= unit
-
-    passes.each(scaled, image, threads)
-    return image
-
-
-def _squares(flat: np.ndarray, shift: float, threads: int) -> float:
-    """Sum of the squares of ``flat - shift``: in parts, for numpy's own would make a copy of all in double precision.
-
-    The parts are the same and are added in the same order, whatever the threads."""
-    step = 1 << 20
-    found = np.zeros(-(-flat.size // step))
-
-    def work(cut: slice) -> None:
-        for n in range(cut.start, cut.stop):
-            part = np.subtract(flat[n * step : (n + 1) * step], shift, dtype=np.float64)
-            found[n] = np.einsum("n,n->", part, part)  # a matrix product would wake every thread
-
-    passes.share(work, len(found), threads)
-    total = 0.0
-    for part in found.tolist():  # Python's sum() rounds in its own way from version to version
-        total += part
-    return total
 
 
 def separate_axis(spacing: tuple[float, ...], new_spacing: tuple[float, ...], rule: str) -> int | None:

@@ -1,25 +1,30 @@
-"""Run the network over all patches and hand out finished slabs, front to back along i.
+"""Run the network over all patches and hand out what is finished, front to back along i.
 
 Patches are visited in the order of their first index. The sums live in a ring of as many rows as a patch is deep; rows
 that no later patch touches are handed out at once and their place is used again. Memory follows outputs x patch depth x
 in-plane size, whatever the number of rows. Sums stay where the network's answers are: NumPy arrays in main memory, or
 torch tensors on a GPU, which offer the few operations used here under the same names. In main memory they lie in the order
 of axes that the network's answers have, whatever the order they are visited in, so that each pass reads memory in runs.
+
+Where labels are all that is wanted, voxels that one patch alone covers are never summed, and no mean is taken where the
+scale of the outputs does not change the label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from . import passes
-from .tiles import Tiling
+from .tiles import Box, Tiling, Triple, common, without
 
 CHUNK_BYTES = 64 << 20
 """Finished rows are handed out in pieces of about this size."""
+Put = Callable[[Box, Any], None]
+"""Given a box and the outputs (K, ...) of its voxels, NumPy or torch."""
 
 
 class Run(Protocol):
@@ -55,8 +60,7 @@ class Stitcher:
         batch: Most patches per call.
         head: What turns answers into outputs, where the network stops before it.
         wanted: Whether the patch that starts at (i, j, k) of the padded image is to be computed; all by default.
-        reduce: What to hand out instead of outputs: given some of them, (K, ...), what becomes of each voxel, (...). NumPy or
-            torch in, NumPy out.
+        finish: For each channel, what is left to do to its part of a patch, in place; nothing by default.
         threads: Processor threads for sums in main memory.
     """
 
@@ -67,155 +71,265 @@ class Stitcher:
     batch: int = 1
     head: Head | None = None
     wanted: Callable[[int, int, int], bool] | None = None
-    reduce: Callable[[Any], np.ndarray] | None = None
+    finish: Sequence[Callable[[np.ndarray], None]] = ()
     threads: int = 1
 
     def __call__(self, image: np.ndarray) -> Iterator[tuple[int, Any]]:
-        """Stitch an image (C, I, J, K) float32 on the network's grid, not padded.
+        """Stitch an image (C, I, J, K) on the network's grid, not padded.
 
         Yields:
-            ``(start, outputs)``: rows ``start ..`` of the image, (K, rows, J, K) float32, or (rows, J, K) of what
-            ``reduce`` gives; each row once, in order.
+            ``(start, outputs)``: rows ``start ..`` of the image, (K, rows, J, K) float32; each row once, in order.
         """
-        tiling = self.tiling
-        padded = tiling.pad(image)
-        depth, before, rows = tiling.patch[0], tiling.before[0], tiling.shape[0]
-        sums = _Sums(self, depth)
-        for index, start in enumerate(tiling.starts[0]):
-            places = [p for p in tiling.in_plane() if self.wanted is None or self.wanted(start, *p)]
-            for first in range(0, len(places), self.batch):
-                cuts = [_cut(start, *place, tiling.patch) for place in places[first : first + self.batch]]
-                answers = self.run(self._patches(padded, cuts), sums.to_host)
-                for cut, answer in zip(cuts, answers, strict=True):
-                    sums.add(cut, answer)
-                del answers
-            after = tiling.starts[0][index + 1] if index + 1 < len(tiling.starts[0]) else start + depth
-            for low, piece in sums.take(max(start, before), min(after, before + rows), start, after):
-                yield low - before, piece
+        tiling, sums = self.tiling, _Sums(self)
+        count = max(CHUNK_BYTES // (4 * len(self.background) * tiling.shape[1] * tiling.shape[2]), 1)
 
-    def _patches(self, image: np.ndarray, cuts: list[tuple[slice, ...]]) -> np.ndarray:
+        def took(cut: Box, first: Box, last: Box, answer: Any | None) -> None:
+            sums.add(cut, cut, first, sums.ready(answer))
+
+        for low, high in self._slabs(image, sums, took):
+            for start in range(low, high, count):
+                for box in sums.pieces((slice(start, min(start + count, high)), *self._inner[1:])):
+                    yield box[0].start - tiling.before[0], self._outputs(sums, box)
+
+    def settle(self, image: np.ndarray, put: Put, is_scale_free: bool = False) -> Iterator[tuple[int, int]]:
+        """Stitch an image, and give the outputs of each voxel to ``put`` once, as soon as they are final.
+
+        Args:
+            image: (C, I, J, K) on the network's grid, not padded.
+            put: Told boxes of the image, in threads.
+            is_scale_free: Each voxel's outputs may be given times any positive number.
+
+        Yields:
+            ``(start, stop)``: rows of the image that are final; each row once, in order.
+        """
+        sums, axes = _Sums(self, not is_scale_free, self.tiling.shared_rows()), passes.order(self.weight)
+
+        def took(cut: Box, first: Box, last: Box, answer: Any | None) -> None:
+            alone = common(first, last)
+            self._hand(put, alone, lambda part: self._alone(cut, part, answer), _is_here(answer))
+            ready, summed = without(last, alone, axes), without(cut, last, axes)
+            if ready or summed:
+                answer = sums.ready(answer)
+            for box in ready:
+                for piece in sums.pieces(box):
+                    self._hand(put, piece, lambda part: sums.outputs(part, cut, answer), _is_here(sums.total))
+            for box in summed:
+                sums.add(cut, box, first, answer)
+
+        for low, high in self._slabs(image, sums, took):
+            if low < high:
+                yield low - self.tiling.before[0], high - self.tiling.before[0]
+
+    @property
+    def _inner(self) -> Box:
+        """Where the image lies in the padded image."""
+        return tuple(slice(b, b + n) for b, n in zip(self.tiling.before, self.tiling.shape, strict=True))  # type: ignore[return-value]
+
+    def _slabs(
+        self, image: np.ndarray, sums: _Sums, took: Callable[[Box, Box, Box, Any | None], None]
+    ) -> Iterator[tuple[int, int]]:
+        """Run all patches. ``took`` is told the box of each, what of it no patch before covers, what no later one covers, and the
+        answer, or None where the patch is not wanted.
+
+        Yields:
+            The rows of the padded image that no later patch covers, as far as they are the image's.
+        """
+        tiling, inner = self.tiling, self._inner[0]
+        padded, cells = tiling.pad(image), [tiling.cells(axis) for axis in range(3)]
+        for start, (_, last) in cells[0].items():
+            places = [(start, *place) for place in tiling.in_plane()]
+            wanted = {place: self.wanted is None or self.wanted(*place) for place in places}
+            answers = self._answers(padded, [place for place in places if wanted[place]], sums)
+            for place in places:
+                first, final = zip(*(cells[axis][n] for axis, n in enumerate(place)), strict=True)
+                took(_cut(place, tiling.patch), first, final, next(answers) if wanted[place] else None)
+            yield max(last.start, inner.start), min(last.stop, inner.stop)
+
+    def _answers(self, image: np.ndarray, places: list[Triple], sums: _Sums) -> Iterator[Any]:
+        """The network's answer (F, *patch) to each patch."""
+        for n in range(0, len(places), self.batch):
+            cuts = [_cut(place, self.tiling.patch) for place in places[n : n + self.batch]]
+            yield from self.run(self._patches(image, cuts), sums.to_host)
+
+    def _patches(self, image: np.ndarray, cuts: list[Box]) -> np.ndarray:
         """Patches (N, C, *patch) of an image (C, I, J, K), their axes in memory in the network's order."""
         patches = passes.empty((len(cuts), len(image), *self.tiling.patch), np.float32, self.weight)
+        finish = self.finish or (None,) * len(image)
         for patch, cut in zip(patches, cuts, strict=True):
-            for channel, values in zip(patch, image[cut], strict=True):
-                passes.transfer(channel, values, self.threads)
+            for channel, values, then in zip(patch, image, finish, strict=True):
+                passes.transfer(channel, values[cut], self.threads, then=then)
         return patches
+
+    def _outputs(self, sums: _Sums, box: Box) -> Any:
+        """The outputs (K, ...) of a box in one piece."""
+        if not _is_here(sums.total):
+            return sums.outputs(box)
+        kinds = len(self.background if sums.total is None or self.head is not None else sums.total)
+        result = passes.empty((kinds, *_shape(box)), np.float32, self.weight)
+
+        def put(part: Box, outputs: np.ndarray) -> None:
+            result[_within(box, part)] = outputs
+
+        self._hand(put, box, sums.outputs, padded=True)
+        return result
+
+    def _hand(
+        self, put: Put, box: Box, outputs: Callable[[Box], Any], is_here: bool = True, padded: bool = False
+    ) -> None:
+        """Give ``put`` the outputs of a box of the padded image, as far as they are the image's; in main memory part by part.
+
+        Boxes are told in voxels of the image, or of the ``padded`` image.
+        """
+        box = tuple(  # type: ignore[assignment]
+            slice(max(c.start, i.start), min(c.stop, i.stop)) for c, i in zip(box, self._inner, strict=True)
+        )
+        shape = _shape(box)
+        if min(shape) <= 0:
+            return
+        before = (0, 0, 0) if padded else self.tiling.before
+        parts = passes.bricks(shape, passes.order(self.weight)) if is_here else [tuple(slice(0, n) for n in shape)]
+
+        def work(cut: slice) -> None:
+            for part in parts[cut]:
+                part = tuple(slice(p.start + b.start, p.stop + b.start) for p, b in zip(part, box, strict=True))
+                place = tuple(slice(p.start - b, p.stop - b) for p, b in zip(part, before, strict=True))
+                put(place, outputs(part))  # type: ignore[arg-type]
+
+        small = int(np.prod(shape)) < passes.THREADED_FROM
+        passes.share(work, len(parts), 1 if small or self.head is not None else self.threads)  # its product has its own
+
+    def _alone(self, cut: Box, part: Box, answer: Any | None) -> Any:
+        """The outputs (K, ...) of a part of a patch that no other covers; background without an answer."""
+        return self.nothing(part) if answer is None else self.through(answer[_within(cut, part)])
+
+    def nothing(self, box: Box) -> np.ndarray:
+        """Outputs (K, ...) where no patch was computed."""
+        return np.broadcast_to(self.background[:, None, None, None], (len(self.background), *_shape(box)))
+
+    def through(self, answers: Any) -> Any:
+        """Outputs (K, ...) of answers (F, ...)."""
+        return answers if self.head is None else _product(self.head, answers)
 
 
 class _Sums:
-    """Weighted sums of answers in a ring of rows."""
+    """Weighted sums of answers, and of weights where ``means`` are wanted, in a ring of the rows that are ``kept``; all by default."""
 
-    def __init__(self, stitcher: Stitcher, depth: int) -> None:
-        self.of, self.depth = stitcher, depth
+    def __init__(self, stitcher: Stitcher, means: bool = True, kept: np.ndarray | None = None) -> None:
+        self.of, tiling = stitcher, stitcher.tiling
+        self.means = means or stitcher.head is not None or stitcher.wanted is not None
         self.total: Any = None
         self.norm: Any = None
         self.weight: Any = stitcher.weight
-        few = stitcher.weight.size < passes.THREADED_FROM
-        self.threads = 1 if few else stitcher.threads
+        kept = np.ones(tiling.padded[0], bool) if kept is None else kept
+        self._slots = np.concatenate([[0], np.cumsum(kept)])
+        self.depth = max(int(self._slots[n + tiling.patch[0]] - self._slots[n]) for n in tiling.starts[0])
 
-    def add(self, cut: tuple[slice, ...], answer: Any) -> None:
+    def ready(self, answer: Any | None) -> Any | None:
+        """An answer where the sums are; they begin with the first one."""
+        if answer is None:
+            return None
         if self.total is None:
             self._begin(answer)
         if isinstance(answer, np.ndarray):
             self.to_host()
         elif isinstance(self.total, np.ndarray):
             answer = answer.float().cpu().numpy()
-        for part, row in self._pieces(cut[1].start, cut[1].stop):
-            here = (slice(None), row, *cut[2:])
-            total, norm, weight, answers = self.total[here], self.norm[here[1:]], self.weight[part], answer[:, part]
-            if isinstance(total, np.ndarray):
-                self._add(total, norm, weight, answers)
-            else:
-                answers *= weight
-                total += answers
-                norm += weight
+        return answer
 
-    def _add(self, total: np.ndarray, norm: np.ndarray, weight: np.ndarray, answers: np.ndarray) -> None:
+    def add(self, cut: Box, part: Box, first: Box, answer: Any | None) -> None:
+        """Add a ``part`` of the answer (F, *patch), made ready, of the patch at ``cut``; nothing where it is None.
+
+        What this patch is the ``first`` to cover is written, whatever was there before.
+        """
+        if self.total is None:
+            return
+        fresh = common(part, first)
+        for box in without(part, fresh, passes.order(self.of.weight)):
+            for piece in self.pieces(box) if answer is not None else ():
+                self._add(piece, cut, answer, False)
+        for piece in self.pieces(fresh):
+            self._add(piece, cut, answer, True)
+
+    def _add(self, piece: Box, cut: Box, answer: Any | None, is_fresh: bool) -> None:
+        here, within = self._ring(piece), _within(cut, piece)
+        total, norm = self.total[here], self.norm[here[1:]] if self.means else None
+        if answer is None:
+            total[...] = 0
+            if norm is not None:
+                norm[...] = 0
+            return
+        answers, weight = answer[within], self.weight[within[1:]]
+        if not isinstance(total, np.ndarray):
+            _weigh(total, norm, weight, answers, is_fresh)
+            return
         axis = passes.slowest(weight)
 
         def work(cut: slice) -> None:
             for part in passes.blocks(cut, weight.size // weight.shape[axis]):
-                here = passes.along(axis, part)
-                for one, answer in zip(total, answers, strict=True):
-                    one[here] += answer[here] * weight[here]
-                norm[here] += weight[here]
+                some = (slice(None), *passes.along(axis, part))
+                _weigh(total[some], norm if norm is None else norm[some[1:]], weight[some[1:]], answers[some], is_fresh)
 
-        passes.share(work, weight.shape[axis], self.threads)
+        passes.share(work, weight.shape[axis], self.of.threads if weight.size >= passes.THREADED_FROM else 1)
 
-    def take(self, low: int, high: int, start: int, after: int) -> Iterator[tuple[int, Any]]:
-        """Rows ``low..high`` of the padded image as means, in pieces; then rows ``start..after`` are free again."""
-        tiling, background = self.of.tiling, self.of.background
-        inner = tuple(slice(b, b + n) for b, n in zip(tiling.before[1:], tiling.shape[1:], strict=True))
-        row_bytes = (4 * len(background) if self.of.reduce is None else 2) * tiling.shape[1] * tiling.shape[2]
-        rows = max(CHUNK_BYTES // row_bytes, 1)
-        for begin in range(low, high, rows):
-            for part, row in self._pieces(begin, min(begin + rows, high)):
-                yield begin + part.start, self._finished(row, inner, part.stop - part.start)
-        if self.total is not None and after < tiling.padded[0]:
-            for _, row in self._pieces(start, after):
-                self.total[:, row] = 0
-                self.norm[row] = 0
+    def outputs(self, box: Box, cut: Box | None = None, answer: Any | None = None) -> Any:
+        """Outputs (K, ...) of a box of :meth:`pieces`: their means, or else any multiple of them.
 
-    def _finished(self, row: slice, inner: tuple[slice, ...], count: int) -> Any:
-        """Rows of the ring as outputs (K, count, J, K) or what ``reduce`` makes of them."""
-        shape = (count, *self.of.tiling.shape[1:])
-        reduce, background = self.of.reduce or (lambda outputs: outputs), self.of.background
+        With an ``answer``, made ready, of the patch at ``cut``, it is part of them and is not kept.
+        """
         if self.total is None:
-            return reduce(np.broadcast_to(background[:, None, None, None], (len(background), *shape)).copy())
-        total, norm = self.total[(slice(None), row, *inner)], self.norm[(row, *inner)]
-        if not isinstance(total, np.ndarray):
-            return reduce(self._mean(total, norm))
-        axis = passes.slowest(norm)
-        width = norm.size // max(norm.shape[axis], 1)
-        first = reduce(self._mean(total[:, :1, :1, :1], norm[:1, :1, :1]))  # tells what is handed out
-        result = passes.empty((*first.shape[:-3], *shape), first.dtype, norm)
-
-        def work(cut: slice) -> None:
-            for part in passes.blocks(cut, width):
-                here = (..., *passes.along(axis, part))
-                result[here] = reduce(self._mean(total[here], norm[here]))
-
-        alone = self.of.head is not None or norm.size < passes.THREADED_FROM  # a matrix product has its own threads
-        passes.share(work, norm.shape[axis], 1 if alone else self.threads)
-        return result
-
-    def _mean(self, total: Any, norm: Any) -> Any:
-        """Outputs (K, ...) of sums (F, ...) and their weights (...)."""
-        head, background = self.of.head, self.of.background
+            return self.of.nothing(box)
+        here = self._ring(box)
+        total, norm = self.total[here], self.norm[here[1:]] if self.means else None
+        if answer is not None:
+            within = _within(cut, box)
+            weight = self.weight[within[1:]]
+            total, norm = total + answer[within] * weight, None if norm is None else norm + weight
+        if norm is None:
+            return total
         empty = norm == 0 if self.of.wanted is not None else None
         uncovered = empty is not None and bool(empty.any())
-        mean = total / (norm + empty if uncovered else norm)
-        if head is not None:
-            mean = _through(head, mean)
+        mean = self.of.through(total / (norm + empty if uncovered else norm))
         if uncovered:
-            mean[:, empty] = _like(mean, background)[:, None]
+            mean[:, empty] = _like(mean, self.of.background)[:, None]
         return mean
+
+    def pieces(self, box: Box) -> list[Box]:
+        """A box of the padded image in parts whose rows lie together in the ring."""
+        start = box[0].start
+        return [(slice(start + part.start, start + part.stop), *box[1:]) for part, _ in self._rows(start, box[0].stop)]
 
     def to_host(self) -> bool:
         """Move the sums to main memory; True where they were on a device."""
         if self.total is None or isinstance(self.total, np.ndarray):
             return False
-        self.total, self.norm = self.total.cpu().numpy(), self.norm.cpu().numpy()
+        self.total = self.total.cpu().numpy()
+        self.norm = self.norm.cpu().numpy() if self.means else None
         self.weight = self.of.weight
         return True
 
     def _begin(self, answer: Any) -> None:
-        plane = self.of.tiling.padded[1:]
+        plane, make = self.of.tiling.padded[1:], np.zeros if self.of.wanted is not None else np.empty
         if not isinstance(answer, np.ndarray):
             try:
                 self.total = answer.new_zeros((len(answer), self.depth, *plane))
-                self.norm = answer.new_zeros((self.depth, *plane))
+                self.norm = answer.new_zeros((self.depth, *plane)) if self.means else None
                 self.weight = _like(answer, self.of.weight)
                 return
             except RuntimeError:  # the device has no room for them
                 self.total = None
         self.weight = self.of.weight
-        self.total = passes.empty((len(answer), self.depth, *plane), np.float32, self.weight, np.zeros)
-        self.norm = passes.empty((self.depth, *plane), np.float32, self.weight, np.zeros)
+        self.total = passes.empty((len(answer), self.depth, *plane), np.float32, self.weight, make)
+        if self.means:
+            self.norm = passes.empty((self.depth, *plane), np.float32, self.weight, make)
 
-    def _pieces(self, start: int, stop: int) -> list[tuple[slice, slice]]:
+    def _ring(self, box: Box) -> tuple[slice, slice, slice, slice]:
+        """Where the outputs of a box of :meth:`pieces` lie."""
+        ((_, row),) = self._rows(box[0].start, box[0].stop)
+        return slice(None), row, box[1], box[2]
+
+    def _rows(self, start: int, stop: int) -> list[tuple[slice, slice]]:
         """Where rows ``start..stop`` lie in the ring: pairs of (part of these rows, rows of the ring)."""
-        first, count = start % self.depth, stop - start
+        first, count = int(self._slots[start]) % self.depth, stop - start
         before_end = min(count, self.depth - first)
         pieces = [(slice(0, before_end), slice(first, first + before_end))]
         if count > before_end:
@@ -223,11 +337,26 @@ class _Sums:
         return pieces if count > 0 else []
 
 
-def _cut(i: int, j: int, k: int, patch: tuple[int, int, int]) -> tuple[slice, ...]:
-    return (slice(None), *(slice(a, a + n) for a, n in zip((i, j, k), patch, strict=True)))
+def _cut(start: Sequence[int], size: Sequence[int]) -> Box:
+    return tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))  # type: ignore[return-value]
 
 
-def _through(head: Head, features: Any) -> Any:
+def _shape(box: Box) -> tuple[int, ...]:
+    return tuple(cut.stop - cut.start for cut in box)
+
+
+def _within(outer: Box, inner: Box) -> tuple[slice, ...]:
+    """The index of a box in an array (C, ...) that holds another one around it."""
+    cuts = (slice(i.start - o.start, i.stop - o.start) for o, i in zip(outer, inner, strict=True))
+    return (slice(None), *cuts)
+
+
+def _is_here(array: Any) -> bool:
+    """Whether it is in main memory, where nothing is as well."""
+    return array is None or isinstance(array, np.ndarray)
+
+
+def _product(head: Head, features: Any) -> Any:
     """Outputs (K, I, J, K) of features (F, I, J, K), in the same order of axes in memory."""
     weight, bias = _like(features, head.weight), _like(features, head.bias)
     if not isinstance(features, np.ndarray):
@@ -238,6 +367,20 @@ def _through(head: Head, features: Any) -> Any:
     np.matmul(weight, inside, out=outside)
     outside += bias[:, None]
     return result
+
+
+def _weigh(total: Any, norm: Any | None, weight: Any, answers: Any, is_fresh: bool) -> None:
+    """Add answers (F, ...) times their weights (...) to the sums, or write them there."""
+    for one, answer in zip(total, answers, strict=True):
+        if is_fresh:
+            one[...] = answer * weight
+        else:
+            one += answer * weight
+    if norm is not None:
+        if is_fresh:
+            norm[...] = weight
+        else:
+            norm += weight
 
 
 def _like(array: Any, values: np.ndarray) -> Any:

@@ -160,7 +160,8 @@ class Server:
                 self._send({"method": "progress", "params": {"id": number, **words, "seconds_left": left}})
 
         def on_slab(slab: Slab) -> None:
-            passes.transfer(target[slab.box], slab.labels, threads, table)
+            if not np.may_share_memory(target, slab.labels):
+                passes.transfer(target[slab.box], slab.labels, threads, table)
             box = [[cut.start, cut.stop] for cut in slab.box]
             self._send({"method": "slab", "params": {"id": number, "box": box}})
 
@@ -185,9 +186,11 @@ class Server:
         table = np.zeros(int(numbering[:, 0].max()) + 1, target.dtype)
         table[numbering[:, 0]] = numbering[:, 1]
         kept = {key: options[key] for key in ("region", "skip_background", "crop_to_body") if key in options}
-        result = predictor.predict(volume, progress, cancel, on_slab, warnings=warnings, **kept)
+        plain = np.array_equal(table, np.arange(len(table)))
+        into = target if plain else None
+        result = predictor.predict(volume, progress, cancel, on_slab, warnings=warnings, into=into, **kept)
         array = result.labels.array
-        if model.manifest.postprocessing or table[0]:  # the slabs were not all of it
+        if array is not target and (model.manifest.postprocessing or table[0]):  # the slabs were not all of it
             passes.transfer(target, array, threads, table)
         counts = passes.counts(array, len(table), threads)
         if not kept.keys() - {"region"}:  # what else is left out is not known beforehand

@@ -1,0 +1,226 @@
+"""Voxels whose labels are settled as soon as they are final, and images that are normalised as they are cut: the same result as
+from everything summed, and finished, at once."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from synthetic import packages
+from synthetic.images import blobs
+from synthetic.packages import labels_for, random_linear
+from UNetSegmentLib import package
+from UNetSegmentLib.package import Inference, Manifest
+from UNetSegmentLib.predict import Predictor, passes, predictor
+from UNetSegmentLib.predict.backends import is_installed
+from UNetSegmentLib.predict.preprocess import preprocess
+from UNetSegmentLib.predict.stitch import Head, Stitcher
+from UNetSegmentLib.predict.tiles import Tiling, common, weights, without
+from UNetSegmentLib.volume import Grid, Reorientation, Volume
+
+needs_engine = pytest.mark.skipif(
+    not (is_installed("openvino") and is_installed("onnx")), reason="openvino or onnx is not installed"
+)
+cuts = st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda ends: slice(min(ends), max(ends)))
+boxes = st.tuples(cuts, cuts, cuts)
+
+
+@given(boxes, boxes, st.permutations(range(3)))
+def test_a_box_without_another_is_cut_into_boxes_that_share_nothing(box, other, axes):
+    hole, marks = common(box, other), np.zeros((6, 6, 6), int)
+    for part in without(box, hole, axes):
+        assert marks[part].size
+        marks[part] += 1
+    expected = np.zeros_like(marks)
+    expected[box] = 1
+    expected[other] = 0
+    np.testing.assert_array_equal(marks, expected)
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.floats(0, 0.9), st.sampled_from(["monai", "nnunet"]))
+def test_the_first_and_the_last_patch_of_each_voxel(size, patch, overlap, convention):
+    tiling = Tiling.cover((size, 1, 1), (patch, 1, 1), overlap, convention)
+    covers = [[s for s in tiling.starts[0] if s <= n < s + patch] for n in range(tiling.padded[0])]
+    for start, (first, last) in tiling.cells(0).items():
+        assert [n for n, c in enumerate(covers) if c[0] == start] == list(range(first.start, first.stop))
+        assert [n for n, c in enumerate(covers) if c[-1] == start] == list(range(last.start, last.stop))
+    np.testing.assert_array_equal(tiling.shared_rows(), [len(c) > 1 for c in covers])
+    assert tiling.redundancy == pytest.approx(np.mean([len(c) for c in covers]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(*[st.integers(3, 22)] * 3),
+    patch=st.tuples(*[st.integers(2, 9)] * 3),
+    overlap=st.sampled_from([0.0, 0.2, 0.5, 0.75]),
+    order=st.permutations(range(3)),
+    way=st.sampled_from(["plain", "scale free", "head", "some", "torch"]),
+    batch=st.integers(1, 3),
+    threads=st.sampled_from([1, 3]),
+)
+def test_each_voxel_is_settled_once_with_the_outputs_of_everything_at_once(
+    shape, patch, overlap, order, way, batch, threads
+):
+    if way == "torch":
+        torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(sum(shape))
+    image = rng.standard_normal((1, *shape)).astype(np.float32)
+    tiling = Tiling.cover(shape, patch, overlap)
+    assume(tiling.count <= 3000)
+    weight = weights(patch, Inference(patch, overlap))
+    weight = np.ascontiguousarray(weight.transpose(order)).transpose(np.argsort(order))
+    mixer = rng.standard_normal((3, 1, 1, 1)).astype(np.float32)
+    head = (
+        Head(rng.standard_normal((5, 3)).astype(np.float32), np.arange(5, dtype=np.float32)) if way == "head" else None
+    )
+    unwanted = {start for start in itertools.product(*tiling.starts) if rng.random() < 0.4} if way == "some" else set()
+
+    def run(patches, _):
+        answer = patches * mixer * np.linspace(0.5, 2, patch[2], dtype=np.float32)
+        return torch.from_numpy(answer) if way == "torch" else answer
+
+    stitch = Stitcher(
+        *(tiling, weight, run, np.full(5 if head else 3, -7, np.float32), batch, head),
+        wanted=(lambda *start: start not in unwanted) if unwanted else None,
+        threads=threads,
+    )
+    plain = np.concatenate([np.asarray(piece) for _, piece in stitch(image)], axis=1)
+    found, times = np.full_like(plain, np.nan), np.zeros(shape, int)
+
+    def put(box, outputs):
+        found[(slice(None), *box)] = np.asarray(outputs)
+        times[box] += 1
+
+    rows = 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(passes, "THREADED_FROM", 1)
+        patched.setattr(passes, "BLOCK", 20)
+        for start, stop in stitch.settle(image, put, way == "scale free"):
+            assert start == rows and (times[start:stop] == 1).all() and not times[stop + patch[0] :].any()
+            rows = stop
+    assert rows == shape[0] and (times == 1).all()
+    if way == "scale free":
+        scale = found / plain
+        np.testing.assert_allclose(scale, np.broadcast_to(scale[:1], scale.shape), rtol=1e-3)
+        assert (scale > 0).all()
+    else:
+        np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
+
+
+HOW = {
+    "zscore": {"method": "zscore"},
+    "clip_zscore": {"method": "clip_zscore", "clip": [-50, 60], "mean": 3, "std": 21},
+    "range": {"method": "range", "window": [-40, 80], "output": [-1, 1], "clamp": True},
+    "minmax of clip": {"method": "minmax", "clip": [-30, 90]},
+    "none": {"method": "none"},
+}
+
+
+def described(how, **changes):
+    raw = packages.manifest(channels=[{"name": "CT", "modality": "CT", "normalization": how}], **changes)
+    return Manifest.from_dict(raw)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.uint8, np.float32])
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+def test_what_is_left_to_do_gives_the_finished_image(how, dtype):
+    rng = np.random.default_rng(2)
+    array = rng.integers(0 if np.dtype(dtype).kind == "u" else -100, 200, (1, 21, 18, 25)).astype(dtype)
+    manifest = described(how)
+    grid = Grid.from_spacing(array.shape[1:], (1, 1, 1))
+    expected = preprocess(Volume(array, grid, ("CT",)), manifest)
+    assert not expected.left and expected.finished() is expected
+    images = []
+    for order in itertools.permutations(range(3)):  # the same voxels, stored in another order
+        turn = Reorientation(order, (True, False, True))
+        stored = np.ascontiguousarray(turn.apply(array))
+        image = preprocess(Volume(stored, grid.reoriented(turn), ("CT",)), manifest, leave=True)
+        is_exact = how["method"] != "zscore" or np.dtype(dtype).kind != "f"
+        assert bool(image.left) == is_exact and np.shares_memory(image.array, stored) == is_exact
+        finished = image.finished(2)
+        assert (
+            not finished.left
+            and finished.array.dtype == np.float32
+            and np.allclose(finished.grid.ijk_to_ras, expected.grid.ijk_to_ras)
+        )
+        images.append(finished.array)
+        np.testing.assert_array_equal(finished.array, images[0])
+    np.testing.assert_allclose(images[0], expected.array, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("how", "changes"),
+    [
+        ({"method": "zscore", "mask": "nonzero"}, {}),
+        ({"method": "zscore", "clip": [-10, 30]}, {}),
+        ({"method": "percentiles", "window": [1, 99]}, {}),
+        ({"method": "minmax"}, {}),
+        ({"method": "none"}, {"preprocessing": {"orientation": "RAS", "spacing": [2, 1, 1]}}),
+    ],
+)
+def test_nothing_is_left_where_the_whole_image_is_needed(how, changes):
+    array = np.random.default_rng(2).integers(-100, 200, (1, 9, 8, 7)).astype(np.int16)
+    image = Volume(array, Grid.from_spacing(array.shape[1:], (1, 1, 1)), ("CT",))
+    assert not preprocess(image, described(how, **changes), leave=True).left
+
+
+@needs_engine
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("size", [(40, 33, 27), (9, 33, 27)])
+def test_labels_are_those_of_the_image_finished_first(tmp_path, monkeypatch, overlap, size):
+    model = package.load(
+        packages.linear_package(
+            tmp_path / "m",
+            [random_linear(3)],
+            labels=labels_for(3),
+            inference={"patch_size": [16, 16, 16], "overlap": overlap},
+        )
+    )
+    grid = Grid.from_spacing(size, (1, 1, 1)).reoriented(Reorientation((2, 0, 1), (True, False, False)))
+    array = (300 * blobs(grid.shape, 4)).astype(np.int16)
+    engine, image = Predictor(model), Volume(array, grid, ("T1",))
+    expected = engine.predict(replace(image, array=array.astype(np.float64))).labels.array
+    assert len(np.unique(expected)) > 1
+    into, boxes = np.zeros(grid.shape[::-1], np.uint8).T, []
+    for often in (0.0, 100.0):
+        monkeypatch.setattr(predictor, "OFTEN", often)
+        into[...] = 0
+        found = engine.predict(image, on_slab=boxes.append, into=into).labels.array
+        assert found is into and all(np.shares_memory(slab.labels, into) for slab in boxes)
+        np.testing.assert_array_equal(into, expected)
+
+
+@needs_engine
+def test_labels_with_something_left_to_do_are_not_written_at_once(tmp_path):
+    steps = [{"method": "keep_largest_component", "labels": [1]}]
+    plain, cleaned = (
+        Predictor(
+            package.load(
+                packages.linear_package(
+                    tmp_path / str(n),
+                    [random_linear(3)],
+                    labels=labels_for(3),
+                    inference={"patch_size": [16] * 3, "overlap": 0.0},
+                    **more,
+                )
+            )
+        )
+        for n, more in enumerate(({}, {"postprocessing": steps}))
+    )
+    grid = Grid.from_spacing((30, 33, 27), (1, 1, 1))
+    image = Volume(blobs(grid.shape, 4), grid, ("T1",))
+    for engine, options in ((cleaned, {}), (plain, {"region": ((0, 20), (3, 30), (0, 27))})):
+        into = np.zeros(grid.shape, np.uint8)
+        assert engine.predict(image, into=into, **options).labels.array is not into and not into.any()
+    assert plain.predict(image, into=np.zeros(grid.shape, np.uint16)).labels.array.dtype == np.uint8
+
+
+def test_the_sum_is_not_finite_where_a_value_is_not(monkeypatch):
+    monkeypatch.setattr(passes, "THREADED_FROM", 1)
+    array = np.random.default_rng(0).random((2, 3, 7, 8, 9)).astype(np.float32)
+    assert passes.total(array, 3) == pytest.approx(float(array.sum()), rel=1e-5)
+    for value in (np.nan, np.inf):
+        array[1, 2, 3, 4, 5] = value
+        assert not np.isfinite(passes.total(array, 3))
