@@ -60,6 +60,13 @@ PANEL_WIDGETS = ("ctkCollapsibleButton", "ctkSearchBox", "qSlicerWidget")
 QT_CLASSES = sorted(n for n in RECORDED["classes"] if n.startswith("Q"))
 
 
+def setUpModule():
+    """Another Slicer than the one that was asked may answer otherwise."""
+    here = f"{slicer.app.majorVersion}.{slicer.app.minorVersion}"
+    if not ON_HOST and not RECORDED["slicer"].startswith(here + "."):
+        raise unittest.SkipTest(f"recorded in Slicer {RECORDED['slicer']}; this is {here}")
+
+
 def recorded_class(name):
     """callable, properties and signals of a class as recorded."""
     entry = RECORDED["classes"][name]
@@ -224,6 +231,7 @@ class RecordedNames(unittest.TestCase):
         for name in ("terminologies", "userInformation"):
             self.assertFalse(hasattr(slicer.app, name), name)
 
+    @unittest.skipUnless(ON_HOST, "Slicer itself may have more")
     def test_the_application_has_no_other_names(self):
         known = set(RECORDED["slicer.app"].split()) | {"exec_", "raise_", "print_", "name"}
         self.assertEqual([n for n in dir(slicer.app) if n[0] != "_" and n not in known and hasattr(slicer.app, n)], [])
