@@ -26,7 +26,7 @@ def start(testing: bool = True) -> None:
     from . import qtmodules, widgets_mrml
 
     qtmodules.install()
-    from . import application, hierarchy, packaging, pythonqt
+    from . import application, hierarchy, pythonqt
 
     slicer.modules, slicer.moduleNames = types.ModuleType("slicer.modules"), types.ModuleType("slicer.moduleNames")
     slicer.selfTests = {}
@@ -36,7 +36,7 @@ def start(testing: bool = True) -> None:
     slicer.app = pythonqt.proxy_of(native_app)
     native_app.open_scene()
     slicer.i18n = _submodule("i18n", tr=lambda text: text, translate=lambda context, text: text)
-    slicer.packaging = _submodule("packaging", **{n: getattr(packaging, n) for n in packaging.__all__})
+    slicer.packaging = _submodule("packaging", isPipInstallInProgress=lambda: False, pip_install=_pip_install)
     from . import parameters, sampledata, scripted
 
     names = {n: v for n, v in vars(parameters).items() if not n.startswith("_")}
@@ -54,6 +54,10 @@ def _submodule(name: str, **content) -> types.ModuleType:
     vars(module).update(content)
     sys.modules["slicer." + name] = module
     return module
+
+
+def _pip_install(requirements, *args, **kwargs):
+    raise RuntimeError(f"the stand-in host does not install packages: {requirements}")
 
 
 def _run_unit_test(path, testname):

@@ -50,14 +50,6 @@ def load_ui(text: str):
     unknown = {c for c in unknown if not c.startswith("Q") and c != "Line"}
     if unknown:
         raise NotImplementedError(f"the stand-in host has no widget class {', '.join(sorted(unknown))}")
-    for stored_enum in tree.iter("property"):  # our widgets keep enum properties as numbers
-        if stored_enum.get("name") in ("filters", "options", "contentsFrameShape", "contentsFrameShadow"):
-            for value in list(stored_enum):
-                if value.tag in ("set", "enum") and "ctk" in (value.text or ""):
-                    names = [n.strip().split("::")[-1] for n in value.text.split("|")]
-                    number = sum(getattr(widgets_ctk.ctkPathLineEdit, n, 0) for n in names)
-                    stored_enum.remove(value)
-                    ElementTree.SubElement(stored_enum, "number").text = str(number)
     connections = [
         {p: c.findtext(p) for p in ("sender", "signal", "receiver", "slot")} for c in tree.iter("connection")
     ]

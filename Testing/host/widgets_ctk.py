@@ -4,17 +4,11 @@ from PySide6.QtCore import Property, QEvent, QSize, Qt, Signal
 from PySide6.QtGui import QIcon, QPainter
 from PySide6.QtWidgets import (
     QAbstractButton,
-    QComboBox,
-    QDoubleSpinBox,
-    QFileDialog,
-    QHBoxLayout,
     QLineEdit,
     QMessageBox,
     QSizePolicy,
-    QSlider,
     QStyle,
     QStyleOptionButton,
-    QToolButton,
     QWidget,
 )
 
@@ -170,123 +164,6 @@ class ctkSearchBox(QLineEdit):
         super().__init__(*args)
         self.setClearButtonEnabled(True)
         self.setPlaceholderText("Search...")
-
-
-class ctkPathLineEdit(QWidget):
-    currentPathChanged = Signal(str)
-    validInputChanged = Signal(bool)
-    filters = stored(int, "filters", 24577)
-    nameFilters = stored("QStringList", "nameFilters", [])
-    options = stored(int, "options", 0)
-    settingKey = stored(str, "settingKey", "")
-    label = stored(str, "label", "")
-    showBrowseButton = stored(bool, "showBrowseButton", True, "_arrange")
-    showHistoryButton = stored(bool, "showHistoryButton", True)
-    Dirs, Files, Executable, Drives, Readable, Writable = 1, 2, 64, 4, 16, 32
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._edit, self._button = QComboBox(self), QToolButton(self)
-        self._edit.setEditable(True)
-        self._edit.setSizePolicy(QSizePolicy.Expanding, QSizePolicy.Fixed)
-        self._edit.setMinimumContentsLength(8)
-        self._button.setText("...")
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self._edit)
-        row.addWidget(self._button)
-        self._edit.editTextChanged.connect(self.currentPathChanged)
-        self._button.clicked.connect(self.browse)
-
-    def _arrange(self):
-        self._button.setVisible(self.showBrowseButton)
-
-    def _path(self):
-        return self._edit.currentText()
-
-    def setCurrentPath(self, path):
-        self._edit.setEditText(path)
-
-    currentPath = Property(str, _path, setCurrentPath)
-
-    def comboBox(self):
-        return self._edit
-
-    def addCurrentPathToHistory(self):
-        if self._path() and self._edit.findText(self._path()) < 0:
-            self._edit.addItem(self._path())
-
-    def browse(self):
-        directory = self.filters & self.Dirs and not self.filters & self.Files
-        path = QFileDialog.getExistingDirectory(self) if directory else QFileDialog.getOpenFileName(self)[0]
-        if path:
-            self.setCurrentPath(path)
-
-
-class ctkSliderWidget(QWidget):
-    """A slider and a spin box that hold one real number."""
-
-    valueChanged = Signal(float)
-    valueIsChanging = Signal(float)
-    decimalsChanged = Signal(int)
-    signal_aliases = {"valueChanged(double)": ("valueChanged(double)", None)}
-    tracking = stored(bool, "tracking", True)
-    pageStep = stored(float, "pageStep", 10.0)
-    tickInterval = stored(float, "tickInterval", 0.0)
-    spinBoxVisible = Property(bool, lambda self: not self._spin.isHidden(), lambda self, v: self._spin.setVisible(v))
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._slider, self._spin = QSlider(Qt.Horizontal, self), QDoubleSpinBox(self)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self._slider)
-        row.addWidget(self._spin)
-        self._slider.setRange(0, 1000)
-        self._slider.sliderMoved.connect(self._moved)
-        self._spin.valueChanged.connect(self._changed)
-
-    def _moved(self, step):
-        self._spin.setValue(self._spin.minimum() + step / 1000 * (self._spin.maximum() - self._spin.minimum()))
-
-    def _changed(self, value):
-        span = self._spin.maximum() - self._spin.minimum()
-        self._slider.setValue(round(1000 * (value - self._spin.minimum()) / span) if span else 0)
-        self.valueIsChanging.emit(value)
-        self.valueChanged.emit(value)
-
-    def setDecimals(self, count):
-        self._spin.setDecimals(count)
-        self.decimalsChanged.emit(count)
-
-    def setValue(self, value):
-        self._spin.setValue(value)
-
-    def setValueIfDifferent(self, value):
-        self._spin.setValue(value)
-
-    def setSpinBoxVisible(self, visible):
-        self._spin.setVisible(visible)
-
-    def stepUp(self):
-        self._spin.stepUp()
-
-    def stepDown(self):
-        self._spin.stepDown()
-
-    def reset(self):
-        self.setValue(0)
-
-    def _bound(self, which, value):
-        getattr(self._spin, which)(max(-1e300, min(1e300, value)))
-
-    value = Property(float, lambda self: self._spin.value(), setValue)
-    minimum = Property(float, lambda self: self._spin.minimum(), lambda self, v: self._bound("setMinimum", v))
-    maximum = Property(float, lambda self: self._spin.maximum(), lambda self, v: self._bound("setMaximum", v))
-    singleStep = Property(float, lambda self: self._spin.singleStep(), lambda self, v: self._spin.setSingleStep(v))
-    decimals = Property(int, lambda self: self._spin.decimals(), setDecimals)
-    prefix = Property(str, lambda self: self._spin.prefix(), lambda self, v: self._spin.setPrefix(v))
-    suffix = Property(str, lambda self: self._spin.suffix(), lambda self, v: self._spin.setSuffix(v))
 
 
 class ctkMessageBox(QMessageBox):

@@ -8,14 +8,13 @@ import slicer
 from host import pythonqt
 
 MODULE = """
-from typing import Annotated, Optional
 import logging
 import ctk, qt, vtk
 import slicer
 from slicer import vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import Choice, Default, WithinRange, parameterNodeWrapper
+from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import *
 from slicer.util import VTKObservationMixin
 
@@ -33,10 +32,7 @@ class Toy(ScriptedLoadableModule):
 @parameterNodeWrapper
 class ToyParameterNode:
     inputVolume: vtkMRMLScalarVolumeNode
-    other: Optional[vtkMRMLScalarVolumeNode]
-    device: Annotated[str, Choice(["auto", "cpu"])] = "auto"
-    threshold: Annotated[float, WithinRange(-100, 200)] = 50
-    count: Annotated[int, WithinRange(0, 10), Default(3)]
+    device: str = "auto"
     invert: bool = False
     label: str
 
@@ -88,8 +84,8 @@ class ToyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onApply(self):
         with slicer.util.tryWithErrorDisplay(_("Failed"), waitCursor=True):
             self.applied += 1
-            if self._parameterNode.threshold > 150:
-                raise ValueError("too high")
+            if self._parameterNode.device == "none":
+                raise ValueError("no such device")
 
 
 class ToyLogic(ScriptedLoadableModuleLogic):
@@ -116,17 +112,8 @@ UI = """<?xml version="1.0" encoding="UTF-8"?>
       <property name="addEnabled"><bool>false</bool></property>
       <property name="noneEnabled"><bool>true</bool></property>
       <property name="SlicerParameterName" stdset="0"><string>inputVolume</string></property></widget></item>
-    <item row="1" column="1"><widget class="ctkSliderWidget" name="thresholdSlider">
-      <property name="minimum"><double>-100</double></property>
-      <property name="SlicerParameterName" stdset="0"><string>threshold</string></property></widget></item>
-    <item row="2" column="1"><widget class="QComboBox" name="device">
-      <property name="SlicerParameterName" stdset="0"><string>device</string></property></widget></item>
-    <item row="3" column="1"><widget class="QCheckBox" name="invert">
+    <item row="1" column="1"><widget class="QCheckBox" name="invert">
       <property name="SlicerParameterName" stdset="0"><string>invert</string></property></widget></item>
-    <item row="4" column="1"><widget class="QSpinBox" name="count">
-      <property name="SlicerParameterName" stdset="0"><string>count</string></property></widget></item>
-    <item row="5" column="1"><widget class="ctkPathLineEdit" name="folder">
-      <property name="filters"><set>ctkPathLineEdit::Dirs</set></property></widget></item>
    </layout></widget></item>
   <item><widget class="QPushButton" name="applyButton"><property name="text"><string>Apply</string></property></widget></item>
  </layout></widget>
@@ -161,7 +148,7 @@ def test_panel_and_parameters_follow_each_other(panel):
     slicer.util.selectModule("Toy")
     panel.enter()
     node = panel._parameterNode
-    assert (node.threshold, node.count, node.device, node.invert, node.label) == (50, 3, "auto", False, "")
+    assert (node.device, node.invert, node.label) == ("auto", False, "")
     assert not panel.ui.applyButton.enabled
     import numpy as np
 
@@ -169,17 +156,14 @@ def test_panel_and_parameters_follow_each_other(panel):
     panel.ui.inputSelector.setCurrentNode(volume)
     assert node.inputVolume is volume
     assert panel.ui.applyButton.enabled and panel.ui.applyButton.toolTip == "Compute"
-    panel.ui.thresholdSlider.value = 12.5
-    panel.ui.device.currentIndex = 1
     panel.ui.invert.checked = True
-    panel.ui.count.value = 7
-    assert (node.threshold, node.device, node.invert, node.count) == (12.5, "cpu", True, 7)
+    assert node.invert
     node.invert = False
     assert not panel.ui.invert.isChecked()
     slicer.mrmlScene.RemoveNode(volume)
     assert node.inputVolume is None and panel.ui.inputSelector.currentNode() is None
-    with pytest.raises(ValueError):
-        node.threshold = 500
+    with pytest.raises(TypeError):
+        node.device = 5
     assert not pythonqt.slot_errors
 
 
@@ -196,9 +180,9 @@ def test_apply(panel):
     panel._parameterNode.inputVolume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "v")
     panel.ui.applyButton.click()
     assert panel.applied >= 1 and not pythonqt.slot_errors
-    panel._parameterNode.threshold = 180.0
+    panel._parameterNode.device = "none"
     panel.ui.applyButton.click()
-    assert "too high" in str(pythonqt.slot_errors)
+    assert "no such device" in str(pythonqt.slot_errors)
 
 
 def test_lookups_and_self_test(panel, tmp_path):
@@ -214,7 +198,7 @@ def test_closing_the_scene_keeps_the_panel_usable(panel):
     panel.enter()
     slicer.mrmlScene.Clear(0)
     panel.enter()
-    assert panel._parameterNode.count == 3
+    assert panel._parameterNode.device == "auto"
 
 
 def test_reload_makes_a_fresh_panel(panel):
