@@ -18,9 +18,9 @@ from .manifest import MANIFEST_PATH, WEIGHTS, Manifest
 from .pair import PAIR
 
 NETWORKS = (
-    *("AttentionUnet", "BasicUNet", "DynUNet", "HighResNet", "MedNeXt", "SegResNet", "SegResNetDS", "SwinUNETR"),
-    *("UNETR", "UNet", "VNet", PAIR, *UNETS),
-)
+    "AttentionUnet", "BasicUNet", "DynUNet", "HighResNet", "MedNeXt", "SegResNet", "SegResNetDS", "SwinUNETR",
+    "UNETR", "UNet", "VNet", PAIR, *UNETS,
+)  # fmt: skip
 """Networks a package may name: MONAI's, a :mod:`pair` of them, and nnU-Net's, described in :mod:`architecture`."""
 
 

@@ -82,14 +82,17 @@ class FrameRun:
             slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(self._browser)
 
     def _next(self) -> None:
+        from .run import Run
+
         self._show(self._frame)
         more = dict(self._more)
         if self._frame:  # told once
             more.pop("on_warnings", None)
-        from .run import Run
-
         self._run = Run(
-            *(*self._arguments, self._node, self._options, self._show_3d and self._frame == self._count - 1),
+            *self._arguments,
+            target=self._node,
+            options=self._options,
+            show_3d=self._show_3d and self._frame == self._count - 1,
             on_progress=self._tell,
             on_done=self._take,
             on_error=self._fail,

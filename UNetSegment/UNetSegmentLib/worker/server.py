@@ -145,7 +145,9 @@ class Server:
 
     def _answer(self, number: Any, params: dict[str, Any], shared: list[SharedArray]) -> dict[str, Any]:
         *inputs, target = (each.array.T for each in shared)
-        began = time.monotonic()
+        options = params.get("options", {})
+        threads = passes.count(options.get("threads"))
+        began, told = time.monotonic(), 0.0
 
         def cancel() -> bool:
             return number in self._cancelled or self._gone.is_set()
@@ -165,11 +167,9 @@ class Server:
             box = [[cut.start, cut.stop] for cut in slab.box]
             self._send({"method": "slab", "params": {"id": number, "box": box}})
 
-        told, threads = 0.0, passes.count(params.get("options", {}).get("threads"))
         progress(Progress("load", 0.0, "Loading the model"))
         if cancel():
             raise Cancelled()
-        options = params.get("options", {})
         model = package.load(str(params["model"]))
         predictor = self._predictor(model, options)
         ready = time.monotonic()

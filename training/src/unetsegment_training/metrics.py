@@ -11,9 +11,9 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
 TOLERANCE_MM = 1.0
 NAMES = (
-    *("dice", "iou", "hd95_mm", "surface_dice", "volume_ml", "expert_ml"),
-    *("accuracy", "volume_error_ml", "volume_error_percent"),
-)
+    "dice", "iou", "hd95_mm", "surface_dice", "volume_ml", "expert_ml", "accuracy", "volume_error_ml",
+    "volume_error_percent",
+)  # fmt: skip
 
 
 def measure(answer: np.ndarray, expert: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:

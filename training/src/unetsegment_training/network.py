@@ -301,9 +301,9 @@ def _initialise(network: torch.nn.Module, how: str) -> None:
 
 
 _BLOCKS = (
-    *("TwoConv", "UnetBasicBlock", "UnetResBlock", "UnetUpBlock", "ResBlock", "ConvBlock", "MedNeXtBlock"),
-    *("DownTransition", "UpTransition", "BasicLayer"),
-)
+    "TwoConv", "UnetBasicBlock", "UnetResBlock", "UnetUpBlock", "ResBlock", "ConvBlock", "MedNeXtBlock",
+    "DownTransition", "UpTransition", "BasicLayer",
+)  # fmt: skip
 """MONAI's blocks between which features are kept when the rest is computed again."""
 
 
