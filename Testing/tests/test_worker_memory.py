@@ -65,6 +65,28 @@ def test_memory_that_is_not_there_is_refused_before_somebody_writes_to_it():
     assert shared_names(os.getpid()) == before
 
 
+@pytest.mark.parametrize("size", [10, memory.LARGE // 4])
+def test_memory_is_filled_with_an_array(size):
+    values = np.arange(3 * size, dtype=np.float32).reshape(3, 1, size)
+    for given in (values, values[..., ::-1], values.astype(">f4")):
+        shared = SharedArray.create(values.shape, given.dtype)
+        shared.fill(given)
+        other = SharedArray.attach(shared.describe())
+        np.testing.assert_array_equal(other.array, given)
+        for each in (shared, other):
+            each.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_memory_that_is_used_up_meanwhile_is_a_sentence(tmp_path, monkeypatch):
+    shared = SharedArray.create((memory.LARGE,), np.uint8)
+    (tmp_path / shared.describe()["name"]).symlink_to("/dev/full")
+    monkeypatch.setattr(memory, "_LISTED", tmp_path)
+    with pytest.raises(WorkerError, match="There is no room for 4 MB of shared memory"):
+        shared.fill(np.zeros(memory.LARGE, np.uint8))
+    shared.close()
+
+
 @needs_engine
 def test_memory_made_after_the_end_of_a_job_is_let_go(worker, model, monkeypatch):
     """A job that ends while its volume is still being copied."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Cancelled, UNetSegmentError, WorkerError
-from ..predict import Progress, passes
+from ..predict import Progress
 from ..predict.reports import InputWarning
 from ..volume import Volume
 from .memory import SharedArray
@@ -81,7 +81,7 @@ class Job:
             if voxels.dtype.kind not in "buif":
                 raise WorkerError(f"Volume '{volume.channels[0]}' does not hold plain numbers.")
             array = self._room(voxels.shape, voxels.dtype)
-            passes.transfer(array.array, voxels, passes.count())
+            array.fill(voxels)
             matrix = volume.grid.ijk_to_ras.ravel().tolist()
             entries.append({"array": array.describe(), "ijk_to_ras": matrix, "name": volume.channels[0]})
         target = self._room(volumes[0].grid.shape[::-1], _smallest(numbering))

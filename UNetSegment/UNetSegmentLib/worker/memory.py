@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import WorkerError
+from ..predict import passes
 
 PREFIX = "uns-"
 """How the names begin; the number of the process that made the memory follows. macOS allows 30 characters."""
@@ -62,10 +63,7 @@ class SharedArray:
             with _untracked():
                 memory = _open(name=f"{PREFIX}{os.getpid()}-{secrets.token_hex(6)}", create=True, size=size)
         except OSError as error:
-            raise WorkerError(
-                f"There is no room for {size >> 20} MB of shared memory ({error.strerror}); close other programs, or start "
-                "the container with more of it (--shm-size)."
-            ) from None
+            raise _no_room(size, error) from None
         shared = cls(memory, shape, dtype)
         shared._named = True
         _CREATED.add(shared)
@@ -79,6 +77,26 @@ class SharedArray:
         shared = cls(memory, tuple(described["shape"]), np.dtype(described["dtype"]))
         shared._named = True  # whoever attached may remove the name as well
         return shared
+
+    def fill(self, values: np.ndarray) -> None:
+        """Copy an array (K, J, I) of its shape and type into new memory.
+
+        On Linux the system itself does so in half the time: it need not clear the memory first, nor is it asked for it page by
+        page.
+
+        Raises:
+            WorkerError: There is no room for it.
+        """
+        if self.array.nbytes >= LARGE and values.flags.c_contiguous:
+            with contextlib.suppress(FileNotFoundError), open(_LISTED / self._memory.name, "r+b", buffering=0) as file:
+                try:
+                    left = memoryview(values.reshape(-1)).cast("B")
+                    while left:
+                        left = left[file.write(left) :]
+                except OSError as error:
+                    raise _no_room(self.array.nbytes, error) from None
+                return
+        passes.transfer(self.array, values, passes.count())
 
     def describe(self) -> dict[str, Any]:
         """What :meth:`attach` needs, as JSON."""
@@ -110,6 +128,13 @@ def _forget_names() -> None:
     """A program may end while it hands over a volume."""
     for shared in list(_CREATED):
         shared.forget_name()
+
+
+def _no_room(size: int, error: OSError) -> WorkerError:
+    return WorkerError(
+        f"There is no room for {size >> 20} MB of shared memory ({error.strerror}); close other programs, or start "
+        "the container with more of it (--shm-size)."
+    )
 
 
 def _need_room(size: int) -> None:
