@@ -93,9 +93,10 @@ def test_seconds_follow_patches_and_voxels():
     assert forecast.seconds(Work(10, 1000), [small, run(2, 1000, 1.2, 0.1), run(2, 1000, 9.0, 0.1)]) == pytest.approx(
         6.1
     )
-    # the image's own share is that of images of its size
-    assert forecast.seconds(Work(10, 16_000_000), [small, large]) == pytest.approx(10 * 0.525 + 16.0)
-    assert forecast.seconds(Work(10, 500), [small, large]) == pytest.approx(10 * 0.525 + 0.05)
+    # the network's share is that of runs with as many patches, the image's that of images of its size
+    assert forecast.seconds(Work(30, 16_000_000), [small, large]) == pytest.approx(30 * 0.55 + 16.0)
+    assert forecast.seconds(Work(3, 500), [small, large]) == pytest.approx(3 * 0.5 + 0.05)
+    assert forecast.seconds(Work(0, 500), [small, large]) == pytest.approx(0.05)
 
 
 def test_before_the_first_run_the_reference_patch_tells():

@@ -72,8 +72,8 @@ def seconds(
 ) -> float | None:
     """Seconds that the work ahead will take; None where nothing was measured that tells it.
 
-    The network's part is the median cost of one of its runs. What is beside it follows the image's size: it is taken
-    from runs on images of the nearest size.
+    The network's part is the median cost of one of its runs, and what is beside it follows the image's size: both are taken from the
+    runs nearest in size, as a patch by itself costs up to twice what it costs among many.
 
     Args:
         ahead: What is to be done.
@@ -81,16 +81,20 @@ def seconds(
         proof: Seconds of one network run on the reference patch, for a model without runs.
         others: Runs of other models, which tell what an image costs beside the network.
     """
-    each = [run.network / run.work.networks for run in runs if run.work.networks]
+    each = [(run.work.networks, run.network) for run in runs if run.work.networks]
     if not each and proof is None:
         return None
-    network = ahead.networks * (float(np.median(each)) if each else proof or 0.0)
-    known = [run for run in runs or others if run.work.voxels]
-    if not known:
-        return network
-    apart = [abs(math.log(run.work.voxels / ahead.voxels)) for run in known]
-    near = [run for run, away in zip(known, apart, strict=True) if away <= min(apart) + 0.1]
-    return network + ahead.voxels * float(np.median([run.beside / run.work.voxels for run in near]))
+    network = ahead.networks * (_nearest(each, ahead.networks) if each else proof or 0.0)
+    beside = [(run.work.voxels, run.beside) for run in runs or others if run.work.voxels]
+    return network + (ahead.voxels * _nearest(beside, ahead.voxels) if beside else 0.0)
+
+
+def _nearest(known: Sequence[tuple[int, float]], count: int) -> float:
+    """Seconds for one of ``count``, from pairs of a count and the seconds that it took: the median of those nearest in size."""
+    apart = [abs(math.log(many / max(count, 1))) for many, _ in known]
+    return float(
+        np.median([taken / many for (many, taken), away in zip(known, apart, strict=True) if away <= min(apart) + 0.1])
+    )
 
 
 def usual_grid(manifest: Manifest) -> Grid | None:
