@@ -157,6 +157,12 @@ class ChooserTest(PanelCase):
         self.addCleanup(ui.modelSelector.removeItem, ui.modelSelector.count - 1)
         chooser._chosen("other")
         self.assertEqual(ui.modelSelector.currentIndex, before)
+        chooser.ui.useButton.click()
+        self.assertTrue(chooser.dialog.visible)
+        self.assertIn("under way", chooser.ui.chooserStatus.text)
+        self.finish()
+        chooser.ui.useButton.click()
+        self.assertFalse(chooser.dialog.visible)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,16 @@ class ForecastTest(PanelCase):
         panel.refresh()
         self.assertIn("about 3 s", ui.optionsButton.text)
 
+    def test_an_answer_about_what_was_chosen_before_is_not_taken_for_this(self):
+        panel, ui, answers = self.panel, self.panel.ui, []
+        self.worker.load = lambda model, options, on_done=None: answers.append(on_done)
+        for index in (1, 2):  # precision: as trained, fast
+            ui.modeSelector.setCurrentIndex(index)
+        answers[0]({"ran": self.RAN})
+        self.assertIsNone(panel.ready.ran)
+        answers[1]({"ran": self.RAN})
+        self.assertEqual(panel.ready.ran, self.RAN)
+
     def test_a_card_says_how_long_it_takes_here(self):
         chooser = self.chooser()
         self.assertNotIn("Expected time here", chooser.ui.cardBrowser.plainText)

@@ -25,12 +25,12 @@ class Apply:
         inputs = panel.inputs()
         self._panel, self._parameters, self._volume = panel, parameters, inputs[0]
         self._manifest, self._title, self._device = panel.model.manifest, panel.model.title, panel.options()["device"]
-        self._nodes = [*inputs, parameters.outputSegmentation, parameters.region]
+        self._nodes = [*inputs, panel.output, parameters.region]
         self._began = 0.0
         self._run = partial(
             panel.logic.start,
             inputs,
-            parameters.outputSegmentation,
+            panel.output,
             model=panel.model.name,
             show3D=parameters.show3D,
             region=parameters.region,

@@ -97,12 +97,14 @@ class ChosenModel:
             self.chooser = ModelChooser(ui_file, self.onChanged, self.onChosen, self._panel.expected.of_model)
         self.chooser.show(self.name)
 
-    def onChosen(self, name: str) -> None:
-        """A model was chosen in that window; while something is under way, what was chosen before stays."""
+    def onChosen(self, name: str) -> str:
+        """A model was chosen in that window; returns why it is not taken, or nothing where it is."""
+        if self._panel.isRunning:
+            return _("Something is under way in the panel; use this model when it has ended.")
         if not self._panel.isConnected:  # the window stays open beside other modules
             slicer.util.selectModule(self._panel.moduleName)
-        if not self._panel.isRunning:
-            self.select(name)
+        self.select(name)
+        return ""
 
     def onChanged(self, name: str | None = None) -> None:
         """Models came or went; one that came is chosen, unless a run is under way."""

@@ -29,7 +29,7 @@ class ModelChooser:
         ui_file: Path of ``ModelChooser.ui``.
         changed: Called with the name of a model that was added, or None after a deletion: the models on this computer
             are others now.
-        chosen: Called with the name of the model that is to be used.
+        chosen: Called with the name of the model that is to be used; returns why it cannot be taken now, or nothing.
         expected: Asked with the name of an installed model how long it will take here, in words.
     """
 
@@ -37,7 +37,7 @@ class ModelChooser:
         self,
         ui_file: str,
         changed: Callable[[str | None], None],
-        chosen: Callable[[str], None],
+        chosen: Callable[[str], str],
         expected: Callable[[str], str],
     ) -> None:
         self._changed, self._chosen, self._expected = changed, chosen, expected
@@ -164,8 +164,11 @@ class ModelChooser:
         """Hand the chosen model to the panel."""
         item = self.item()
         if item is not None:
-            self._chosen(item.name)
-            self.dialog.hide()
+            words = self._chosen(item.name)
+            if words:
+                self._say(words)
+            else:
+                self.dialog.hide()
 
     def onGet(self, checked: bool = False) -> None:
         """Show the licence; the second click fetches. While something is under way: cancel it."""

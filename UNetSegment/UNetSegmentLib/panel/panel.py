@@ -174,7 +174,12 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def corrected(self) -> list[str]:
         """The structures that were corrected by hand, and that a run would replace."""
-        return self.logic.corrected(self._parameterNode.outputSegmentation, self._written())
+        return self.logic.corrected(self.output, self._written())
+
+    @property
+    def output(self) -> Any:
+        """The segmentation to write to; None for a new one, which every frame of a sequence goes to."""
+        return None if self.frames() > 1 else self._parameterNode.outputSegmentation
 
     @property
     def region(self) -> Any:
@@ -211,7 +216,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._saidOf not in (None, self._choices()):
             self.say("")
         kept = self.kept()
-        written, output = self._written(), parameters.outputSegmentation
+        written, output = self._written(), self.output
+        note = _("The frames go to a new sequence of segmentations.") if self.frames() > 1 else ""
         names = [node.GetName() if node else None for node in self.inputs()]
         title = manifest.name if manifest else ""
         ran, expected, region = self.ready.ran, self.expected.words(), self.region.GetName() if self.region else ""
@@ -230,7 +236,9 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             warnings=self._advice.warnings(),
             asking=self._advice.is_asking,
             obstacles={} if self.isRunning else self.logic.obstacles(volume, output, self.region, written),
-            output_note="" if self.isRunning else self.logic.targetNote(volume, output, written, title, self.region),
+            output_note=""
+            if self.isRunning
+            else note or self.logic.targetNote(volume, output, written, title, self.region),
             has_volumes=volume is not None or bool(self._volumes.there()),
         )
         binding.show(self.ui, view, self._shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 
@@ -36,7 +37,7 @@ class Ready:
         if asked == self._asked and panel.logic.worker().is_alive:
             return
         self._asked, self._ran = asked, None
-        panel.logic.warm(panel.model.name, onDone=self._answered, **panel.options())
+        panel.logic.warm(panel.model.name, onDone=partial(self._answered, asked), **panel.options())
 
     def begin(self) -> None:
         """A run begins with the present options."""
@@ -47,9 +48,10 @@ class Ready:
         self._ran = dict(ran)
         self._panel.expected.forget()
 
-    def _answered(self, result: dict) -> None:
-        self.took(result["ran"])
-        self._panel.refresh()
+    def _answered(self, asked: tuple, result: dict) -> None:
+        if asked == self._asked:  # else it is about what was chosen before
+            self.took(result["ran"])
+            self._panel.refresh()
 
     def _choices(self) -> tuple:
         return (self._panel.model.name, *self._panel.options().values())

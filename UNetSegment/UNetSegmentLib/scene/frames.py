@@ -109,7 +109,7 @@ class FrameRun:
         self._node = result.node
         master = self._browser.GetMasterSequenceNode()
         if self._browser.GetScene() is None or master is None:
-            self._fail(InputError("The sequence was removed while it was being segmented; nothing was written."))
+            self._fail(InputError("The sequence was removed from the scene during the run; nothing was written."))
             return
         self._sequence.SetDataNodeAtValue(result.node, master.GetNthIndexValue(self._frame))
         self._frame += 1
@@ -131,8 +131,9 @@ class FrameRun:
         sequence.SetIndexUnit(master.GetIndexUnit())
         sequence.SetIndexType(master.GetIndexType())
         slicer.mrmlScene.AddNode(sequence)
-        self._browser.AddSynchronizedSequenceNode(sequence)
-        self._browser.AddProxyNode(result.node, sequence, False)
+        self._browser.AddProxyNode(
+            result.node, sequence, False
+        )  # not AddSynchronizedSequenceNode first: it makes a node too
         self._show(self._before)
         notes = f"{self._count} frames; the figures are those of the last."
         provenance = {**result.provenance, "notes": " ".join(filter(None, [result.provenance.get("notes"), notes]))}
