@@ -202,15 +202,10 @@ def test_what_this_process_uses_stays_as_it_is(panel, packages, monkeypatch):
 
 
 def test_pytorch_comes_by_its_extension_and_before_what_needs_it(panel, monkeypatch):
-    """The extension is not here; it has these two functions, and runs the command in the same way."""
+    """The extension is not here; it has this function, and runs the command in the same way."""
     extension = types.ModuleType("PyTorchUtils")
-    prepared = []
 
     class PyTorchUtilsLogic:
-        @staticmethod
-        def _installLightTheTorch():
-            prepared.append(True)
-
         @staticmethod
         def _getPipInstallArguments():
             return ["install", "torch", "torchvision"]
@@ -228,10 +223,11 @@ def test_pytorch_comes_by_its_extension_and_before_what_needs_it(panel, monkeypa
     monkeypatch.setattr(pip, "run", lambda python, commands, *rest: ran.extend(commands) or [])
     panel.ui.applyButton.click()
     host.wait(lambda: not panel.isRunning)
-    assert prepared and "PyTorch (" in panel.questions[0] and "MONAI (" in panel.questions[0]
+    assert "PyTorch (" in panel.questions[0] and "MONAI (" in panel.questions[0]
     assert ran[0] == ["-m", "pip", "uninstall", "--yes", "torch"]
-    assert ran[1] == ["-m", "light_the_torch", "install", "torch", "torchvision"]
-    assert "monai>=1.4" in ran[2] and len(ran) == 3
+    assert ran[1][:3] == ["-m", "pip", "install"] and ran[1][-1].startswith("light-the-torch")
+    assert ran[2] == ["-m", "light_the_torch", "install", "torch", "torchvision"]
+    assert "monai>=1.4" in ran[3] and len(ran) == 4
     assert "was installed, but this Slicer does not find it" in panel.ui.statusLabel.text  # nothing was, here
 
 

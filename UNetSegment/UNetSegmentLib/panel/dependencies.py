@@ -23,6 +23,8 @@ from . import needs, pip
 from .errand import Errand
 from .lookout import Lookout
 
+LIGHT_THE_TORCH = "light-the-torch>=0.5"
+"""What the extension PyTorch installs first: it finds the PyTorch that fits the graphics card."""
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[a-z0-9.]+)?")  # pip refuses others
 
 
@@ -170,7 +172,7 @@ def _commands(wanted: Sequence[needs.Need]) -> list[list[str]]:
     if recorded:
         commands.append(["-m", "pip", "uninstall", "--yes", *recorded])
     if any(need.by_extension for need in wanted):
-        commands.append(_pytorch_command())
+        commands += _pytorch_commands()
     rest = [need.library.requirement for need in wanted if not need.by_extension]
     return [*commands, pip.arguments(rest, constrained=True)] if rest else commands
 
@@ -191,19 +193,19 @@ def _pytorch_utils() -> Any:
     return PyTorchUtils.PyTorchUtilsLogic
 
 
-def _pytorch_command() -> list[str]:
+def _pytorch_commands() -> list[list[str]]:
     """What the extension PyTorch would run; its own ``installTorch`` runs the same, but Slicer stands still meanwhile."""
-    logic = _pytorch_utils()
     try:
-        if not state("light-the-torch").is_whole:
-            logic._installLightTheTorch()  # small; the extension knows which one
-        return ["-m", "light_the_torch", *logic._getPipInstallArguments()]
+        install = ["-m", "light_the_torch", *_pytorch_utils()._getPipInstallArguments()]
+    except BackendError:
+        raise
     except Exception as error:  # what it raises is not said anywhere
         logging.error("UNetSegment: the extension PyTorch failed", exc_info=error)
         raise BackendError(
             "The extension PyTorch could not be used (see the log); install PyTorch in its module PyTorchUtils, then "
             "press Apply again."
         ) from None
+    return [install] if state("light-the-torch").is_whole else [pip.arguments([LIGHT_THE_TORCH]), install]
 
 
 def _slicer_installs() -> bool:
