@@ -53,8 +53,15 @@ def _parser() -> argparse.ArgumentParser:
         "--thumbnail", metavar="PNG", help="also draw the surface as a small picture, as models carry one"
     )
     segment.add_argument("--compare", metavar="LABELS", help="an expert's label map: print the Dice with it")
-    segment.add_argument("--device", choices=("auto", "cpu", "cuda", "mps", "intel-gpu"), default="auto")
-    segment.add_argument("--backend", choices=("auto", "openvino", "torch"), default="auto")
+    segment.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps", "intel-gpu"),
+        default="auto",
+        help="where to compute (default: auto, an NVIDIA GPU where PyTorch has one, else the processor)",
+    )
+    segment.add_argument(
+        "--backend", choices=("auto", "openvino", "torch"), default="auto", help="what computes (default: auto)"
+    )
     segment.add_argument(
         "--mode",
         choices=("auto", "parity", "fast"),
@@ -83,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--threads", type=int, help="processor threads (default: all)")
     segment.add_argument("--series", metavar="UID", help="DICOM series to read, where a folder has several")
     segment.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
-    segment.add_argument("--quiet", action="store_true", help="print errors only")
+    segment.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     segment.set_defaults(run=_segment)
 
     cli_models.add(commands)
