@@ -18,6 +18,7 @@ from ..predict import Progress, passes
 from ..predict.reports import InputWarning
 from ..volume import LabelMap
 from ..worker import Outcome, Worker
+from .others import Others
 from .read import world_volume
 from .target import check_present, check_target, completed
 from .write import discard, new_layer, write_segmentation
@@ -108,7 +109,8 @@ class Run:
         if not volumes:
             raise InputError("No volume is chosen; choose one first.")
         self._labels = kept_labels(model.manifest, keep)
-        check_target(target, self._nodes[0], [label.name for label in self._labels])
+        self._names = [label.name for label in self._labels]
+        check_target(target, self._nodes[0], self._names)
         numbering = {0: 0} | {label.value: 0 for label in model.manifest.labels}
         numbering |= {label.value: index for index, label in enumerate(self._labels, start=1)}
         self._grid = volumes[0].grid
@@ -116,6 +118,8 @@ class Run:
         self._grown: Any = None
         self._blank: threading.Thread | None = None
         self._drawn = 0.0
+        self._others, self._is_left = Others(), False
+        self._others.watch(target, self._names)
         self._warnings: tuple[InputWarning, ...] = ()
         grows = target is None and len(self._labels) <= GROWING
         if grows:  # in a thread: touching that much memory for the first time takes a tenth of a second
@@ -152,7 +156,9 @@ class Run:
 
     def _grow(self) -> None:
         """Show what is finished of a new segmentation."""
-        if self._nodes[0].GetScene() is None or (self._grown is not None and self._grown.GetScene() is None):
+        if self._is_left or self._nodes[0].GetScene() is None:
+            return
+        if self._grown is not None and (self._grown.GetScene() is None or self._leave(self._grown)):
             return
         if self._grown is None:
             self._grown = self._put(None)
@@ -161,9 +167,22 @@ class Run:
         self._redraw()
 
     def _redraw(self) -> None:
+        self._others.stop()
         self._layer.GetPointData().GetScalars().Modified()
         self._layer.Modified()
+        self._others.watch(self._grown, self._names)
         self._drawn = time.monotonic()
+
+    def _leave(self, node: Any) -> bool:
+        """Leave a segmentation to whoever changed it while this ran: the result goes to a new one."""
+        if not self._others.changed(node, self._names):
+            return False
+        self._others.stop()
+        self._is_left = True
+        if node is self._grown:  # what it shows is theirs as well
+            self._grown = None
+            self._layer, self._voxels = new_layer(self._nodes[0], len(self._labels))
+        return True
 
     def _put(self, target: Any, provenance: dict[str, str] | None = None, last: bool = False) -> Any:
         manifest, reference = self._model.manifest, self._nodes[0]
@@ -177,6 +196,7 @@ class Run:
             self._on_warnings(warnings)
 
     def _fail(self, error: UNetSegmentError) -> None:
+        self._others.stop()
         node, self._grown = self._grown, None
         if node is not None:
             discard(node)
@@ -186,10 +206,14 @@ class Run:
     def _write(self, outcome: Outcome) -> None:
         try:
             check_present(*self._nodes, self._target, self._grown)
+            target = self._target if self._grown is None else self._grown
+            if target is not None and self._leave(target):
+                target = None
+                passes.transfer(self._voxels, outcome.array.T, passes.count())
             if self._grown is not None:
                 self._redraw()
-            target = self._target if self._grown is None else self._grown
-            left = completed(target, [label.name for label in self._labels])
+            self._others.stop()
+            left = completed(target, self._names)
             node = self._put(target, outcome.provenance, last=True)
         except Exception as error:
             self._fail(for_the_user(error))
@@ -198,6 +222,8 @@ class Run:
         written = tuple(label for label in self._labels if label.name not in left)
         volumes = {label.value: outcome.voxels.get(label.value, 0) * ml for label in written}
         told = f"Marked as completed, left as it was: {', '.join(left)}." if left else ""
+        if self._is_left:
+            told = "The segmentation was changed by hand meanwhile and is left so: this result is in a new one."
         notes = " ".join(filter(None, [outcome.provenance.get("notes", ""), told]))
         if self._on_done is not None:
             self._on_done(Result(node, written, volumes, {**outcome.provenance, "notes": notes}, self._warnings))

@@ -118,6 +118,13 @@ def corrected(node: Any, names: Collection[str]) -> list[str]:
     return [name for name, segment in _segments(node, names).items() if status(segment) in worked_on]
 
 
+def open_layers(node: Any, names: Collection[str]) -> dict[str, tuple[Any, int]]:
+    """Where the voxels of the segments of these names are, but for completed ones: their layer and their value in it."""
+    found = _segments(node, names).items()
+    open_ = {name: segment for name, segment in found if status(segment) != "completed"}
+    return {name: (each.GetRepresentation(binary()), each.GetLabelValue()) for name, each in open_.items()}
+
+
 def status(segment: Any) -> str:
     """How far a segment is for the user, in the Segment Editor's words: ``completed``; empty where nothing is noted."""
     text = vtk.reference("")
