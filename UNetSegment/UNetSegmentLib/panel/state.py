@@ -110,19 +110,21 @@ def view(
     obstacles = obstacles or {}
     rows, missing = _rows(manifest, chosen, tr, has_volumes)
     rows = _warned(rows, manifest, chosen, [warning for warning in warnings if warning.code != "model"])
-    model_problem = model_problem or next((w.message for w in warnings if w.code == "model"), "")
-    problem = model_problem or (tr("Choose a model.") if manifest is None else "")
-    if manifest is not None and len(manifest.channels) > MAX_INPUTS:
-        problem = tr("This model needs {count} volumes, more than the panel has rows; run it by script.").format(
-            count=len(manifest.channels)
-        )
-    if not problem and missing:
-        problem = missing
-    problem = problem or next((w.message for w in warnings if w.code == "refused"), "") or obstacles.get("output", "")
+    told = {warning.code: warning.message for warning in reversed(warnings)}  # of several with one code the first
+    model_problem = model_problem or told.get("model", "")
+    problem = _first(
+        _too_many(manifest, tr),
+        model_problem,
+        tr("Choose a model.") if manifest is None else "",
+        missing,
+        told.get("refused", ""),
+        obstacles.get("output", ""),
+    )
     apply_hint = ""
     if not problem:  # what has no control in sight that it could stand under
         none = tr("No structure is chosen; check at least one under Structures.")
-        problem = apply_hint = none if kept is not None and not kept else obstacles.get("region", "")
+        apply_hint = _first(none if kept is not None and not kept else "", obstacles.get("region", ""))
+        problem = apply_hint
     if running:
         apply_text, tip = tr("Cancel"), tr("Stop; the scene stays as it was.")
     elif asking and not problem:
@@ -146,6 +148,18 @@ def view(
         folds=fold_choices(manifest, tr),
         fold=wanted_folds(manifest, folds),
     )
+
+
+def _first(*words: str) -> str:
+    """The first of them that says something."""
+    return next(filter(None, words), "")
+
+
+def _too_many(manifest: Manifest | None, tr: Callable[[str], str]) -> str:
+    if manifest is None or len(manifest.channels) <= MAX_INPUTS:
+        return ""
+    words = tr("This model needs {count} volumes, more than the panel has rows; run it by script.")
+    return words.format(count=len(manifest.channels))
 
 
 def fold_choices(
