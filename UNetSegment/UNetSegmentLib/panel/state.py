@@ -111,9 +111,8 @@ def view(
     rows, missing = _rows(manifest, chosen, tr, has_volumes)
     rows = _warned(rows, manifest, chosen, [warning for warning in warnings if warning.code != "model"])
     told = {warning.code: warning.message for warning in reversed(warnings)}  # of several with one code the first
-    model_problem = model_problem or told.get("model", "")
+    model_problem = _first(_too_many(manifest, tr), model_problem, told.get("model", ""))
     problem = _first(
-        _too_many(manifest, tr),
         model_problem,
         tr("Choose a model.") if manifest is None else "",
         missing,
