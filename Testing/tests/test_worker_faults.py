@@ -230,13 +230,21 @@ def test_a_computer_that_slept_does_not_take_its_worker_for_hung(worker, model, 
     ],
 )
 def test_a_strange_worker_is_ended_with_a_sentence(monkeypatch, code, words):
-    monkeypatch.setattr(client, "SILENCE", 1.5 if words == "has not answered" else 30)
+    monkeypatch.setattr(client, "FIRST_SILENCE", 1.5 if words == "has not answered" else 30)
     strange = Worker(pretend(code))
     job = strange.load("whatever", on_slab=lambda *_: None)
     pid = strange._process.pid
     with pytest.raises(WorkerError, match=words):
         strange.wait(job)
     assert not strange.is_alive and wait_until(lambda: not is_running(pid))
+
+
+def test_a_worker_that_is_slow_to_start_is_waited_for(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(client, "SILENCE", 2)
+    command, starts = counted(tmp_path, "time.sleep(3); server.protocol.HEARTBEAT = 0.1; server.main()")
+    worker = Worker(command)
+    assert worker.wait(worker.load(model))["ran"] and starts() == 1
+    worker.stop()
 
 
 def test_a_worker_that_cannot_start_is_a_sentence():

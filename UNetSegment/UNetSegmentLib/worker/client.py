@@ -21,8 +21,9 @@ from .job import Job
 from .memory import sweep
 from .process import Child, Inside
 
-SILENCE = 30.0
-"""Seconds without a sign of life after which a worker counts as hung."""
+SILENCE, FIRST_SILENCE = 60.0, 180.0
+"""Seconds without a sign of life after which a worker counts as hung; and without the first one: where a virus scanner reads
+every file, Python and a large library take minutes to start the first time."""
 ATTENTION = 1.0
 """Seconds that count of the time between two polls: while the computer slept or Slicer stood still, nobody listened."""
 GRACE = 3.0
@@ -333,7 +334,7 @@ class Worker:
         elif (code := process.exit_code) is not None:
             if process.has_said_all and self._events.empty():
                 self._ended(f"The worker stopped unexpectedly ({self._reason(code)})")
-        elif self._silent > SILENCE:
+        elif self._silent > (FIRST_SILENCE if process.worker_pid is None else SILENCE):
             self._broken(f"The worker has not answered for {round(self._silent)} s")
         elif any(job.is_cancelled and now - job.cancelled_at > GRACE for job in self._jobs.values()):
             self._broken("The worker did not stop when asked")
