@@ -103,7 +103,9 @@ def test_the_dialog_says_what_how_large_and_why():
     hint, question = asked(manifest("torch", network=SWIN))
     assert "PyTorch, MONAI and einops" in hint
     assert "this model's network runs with it only" in question and "extension PyTorch" in question
-    assert "runs networks on NVIDIA GPUs" in asked(manifest("torch"), "cuda")[1]
+    question = asked(manifest("torch"), "cuda")[1]
+    assert "runs networks on NVIDIA GPUs" in question and "No NVIDIA GPU was found here" in question
+    assert "No NVIDIA GPU" not in asked(manifest("torch"), "cuda", gpu=True)[1]
 
 
 def test_the_dialog_says_what_is_wrong_with_what_is_there():

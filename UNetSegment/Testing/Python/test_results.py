@@ -101,6 +101,9 @@ class ResultTest(PanelCase):
         self.assertNotIn("structure 3", card.html())
         self.assertIn("Memory was short.", card.html())
         self.assertEqual(card.rows[0], ("structure 1", "0.012 ml"))
+        found = {label.value: 5.0 * (label.value in (7, 9)) for label in labels}
+        first = outcome.card("mri", "All", labels, found, ran)
+        self.assertEqual([name for name, _ml in first.rows[:3]], ["structure 7", "structure 9", "structure 1"])
         shown = self.panel._cards.add(card, None, None, ran)
         self.assertEqual(shown.widget.findChildren(qt.QTreeWidget)[0].topLevelItemCount, 29)
         self.panel._cards.clear()
@@ -199,7 +202,7 @@ class ResultTest(PanelCase):
         volume = add_sample()
         ui.inputSelector1.setCurrentNode(volume)
         ui.inputSelector2.setCurrentNode(volume)
-        self.wait_for(lambda: "shows the same image" in ui.inputHint2.text)
+        self.wait_for(lambda: "! Shows the same image as" in ui.inputHint2.text)
         ui.applyButton.click()
         self.assertIsNone(panel._run)
         self.assertEqual(ui.applyButton.text, "Segment anyway")

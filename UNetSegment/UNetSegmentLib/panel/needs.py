@@ -159,6 +159,11 @@ def question(wanted: Sequence[Need], model: str, device: str, gpu: bool, tr: Tra
     lines += ["", tr("Slicer can be used meanwhile, Cancel stops it, and the work goes on by itself afterwards.")]
     if any(need.by_extension for need in wanted):
         lines += ["", tr("The extension PyTorch chooses the build; Slicer may stand still for some seconds at first.")]
+        if device == "cuda" and not gpu:
+            lines += [
+                "",
+                tr("No NVIDIA GPU was found here: unless there is one, cancel and choose Automatic under Options."),
+            ]
     elif gpu and device == "auto":
         lines += [
             "",

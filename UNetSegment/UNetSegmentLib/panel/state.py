@@ -223,14 +223,15 @@ def _warned(
     for warning in sorted(warnings, key=lambda warning: warning.channel not in names):
         index = names.index(warning.channel) if warning.channel in names else len(names) - 1
         if index >= 0:
-            words = warning.short if warning.stops else f"! {_below(warning.short, chosen[index : index + 1])}"
+            name = chosen[index] if index < len(chosen) else None
+            words = warning.short if warning.stops else f"! {_below(warning.short, name, warning.channel)}"
             rows_[index] = replace(rows_[index], hint="\n".join(filter(None, [rows_[index].hint, words])))
     return tuple(rows_)
 
 
-def _below(words: str, name: Sequence[str | None]) -> str:
+def _below(words: str, volume: str | None, channel: str) -> str:
     """A sentence about a volume, under the selector that shows its name already."""
-    rest = words.removeprefix(f"Volume '{name[0]}' ") if name else words
+    rest = words.removeprefix(f"Volume '{volume}' ").removeprefix(f"for {channel} ")
     return rest[:1].upper() + rest[1:]
 
 
