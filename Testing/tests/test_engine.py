@@ -357,7 +357,7 @@ def test_a_network_without_onnx_is_converted_once(tmp_path, monkeypatch):
     first = Predictor(model).predict(image)
     assert first.provenance["backend"] == "openvino" and first.provenance["precision"] == "fp32"
     same(first.labels.array, Predictor(both, mode="parity").predict(image).labels.array, 0.999)
-    kept = sorted(path.name for path in (tmp_path / "cache" / "converted").iterdir())
-    assert [name.split("-")[1] for name in kept] == ["0.bin", "0.xml"]
+    kept = sorted(path.name for path in model.compiled_folder.glob("converted-*"))
+    assert kept == ["converted-0.bin", "converted-0.xml"]
     monkeypatch.setattr(torch_backend, "convert", None)  # a second time would fail
     np.testing.assert_array_equal(Predictor(model).predict(image).labels.array, first.labels.array)

@@ -123,11 +123,13 @@ def test_remove_frees_the_space_and_nothing_else(tmp_path: Path, cache: Path) ->
     (outside / "precious").write_text("keep")
     if os.name != "nt":
         (cache / "models" / "two" / "link").symlink_to(outside)
-    assert store.remove("one") > 100_000
+    compiled = package.load("one").compiled_folder
+    compiled.mkdir(parents=True)
+    (compiled / "x.blob").write_bytes(bytes(200_000))
+    assert store.remove("one") > 300_000 and not compiled.exists()
     assert not (cache / "models" / "one").exists() and "one" not in store.installed()
     (cache / "downloads").mkdir(exist_ok=True)
     (cache / "downloads" / "x.zip.part").write_bytes(bytes(50_000))
-    (cache / "compiled").mkdir()
     (cache / "compiled" / "x.blob").write_bytes(bytes(50_000))
     (cache / "catalogs").mkdir()
     (cache / "catalogs" / "mine.json").write_text("{}")

@@ -96,6 +96,11 @@ class Package:
         """SHA-256 of manifest and listed files' hashes: two packages with the same hash are the same model."""
         return hashlib.sha256((self.root / MANIFEST_PATH).read_bytes()).hexdigest()
 
+    @property
+    def compiled_folder(self) -> Path:
+        """Where in the cache a backend may keep what it made of the network; it goes with the model."""
+        return cache_folder() / "compiled" / self.content_hash[:32]
+
 
 def load(source: str | os.PathLike[str]) -> Package:
     """Open a model by folder, zip, or name of an installed one: a package, a MONAI bundle, or an nnU-Net v2 folder.

@@ -23,6 +23,7 @@ from .archive import size_text, write_error
 from .catalog import Entry
 from .download import Mismatch, Policy, Progress, download
 from .lock import locked
+from .manifest import MANIFEST_PATH
 from .package import Package, cache_folder
 
 Tell = Callable[[Progress], None]
@@ -222,7 +223,8 @@ def remove(name: str) -> int:
     with _staging(name) as stage:
         folder = cache_folder() / "models" / name
         converted = records.converted_path(records.record(name))
-        everything = [path for path in (folder, converted) if path]
+        compiled = _compiled(converted or folder)
+        everything = [path for path in (folder, converted, compiled) if path]
         before = records.size(*everything)
         try:
             os.rename(folder, stage / "removed")
@@ -230,6 +232,8 @@ def remove(name: str) -> int:
         except OSError as error:
             raise OutputError(f"'{folder}' cannot be deleted ({error.strerror or error}); is it in use?") from None
         records.drop_converted(converted)
+        if compiled is not None:
+            shutil.rmtree(compiled, ignore_errors=True)
         return before - records.size(*(path for path in everything if path.exists()))
 
 
@@ -306,6 +310,14 @@ def _install(
     except OSError as error:
         raise write_error(error, target.parent) from None
     return loaded
+
+
+def _compiled(root: Path) -> Path | None:
+    """What a backend made of the model at ``root``; None where nobody can tell any more."""
+    try:
+        return package.load(root).compiled_folder if (root / MANIFEST_PATH).is_file() else None
+    except (PackageError, OSError):
+        return None
 
 
 def _replaced(name: str) -> list[str]:

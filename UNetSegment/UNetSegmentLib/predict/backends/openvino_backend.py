@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import BackendError, PackageError
-from ...package import Package, cache_folder
+from ...package import Package
 from ...package.architecture import check_shapes
 from ...package.tensors import read_tensors
 from ..stitch import Head
@@ -56,8 +56,8 @@ class OpenVinoBackend:
         options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        if (folder := _compiled_folder()) is not None:
-            options["CACHE_DIR"] = str(folder)
+        if _can_write(package.compiled_folder):
+            options["CACHE_DIR"] = str(package.compiled_folder)
         self._request = core.compile_model(model, _PLUGINS[device], options).create_infer_request()
         self.device, self.precision = device, precision
         self.versions = {"openvino": ov.__version__}
@@ -123,7 +123,7 @@ def _read(core: Any, package: Package, fold: int, shape: list[int], exact: bool)
         check_shapes(f"Model '{name}': its weights", architecture.shapes(), {k: v.shape for k, v in tensors.items()})
         return build(architecture, tensors, shape, exact)
     if role is None:
-        kept = cache_folder() / "converted" / f"{package.content_hash}-{fold}.xml"
+        kept = package.compiled_folder / f"converted-{fold}.xml"
         if not kept.is_file():
             from .torch_backend import convert
 
@@ -169,10 +169,9 @@ def _without_head(model: Any) -> tuple[Any, Head | None]:
     return body, Head(kernel.reshape(outputs, width), bias)
 
 
-def _compiled_folder() -> Path | None:
-    folder = cache_folder() / "compiled"
+def _can_write(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+        return False
+    return os.access(folder, os.W_OK)
