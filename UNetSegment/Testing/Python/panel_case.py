@@ -1,6 +1,7 @@
 """What the module's tests share: the panel, a stand-in for the worker, the sample. Runs in Slicer and on the stand-in host."""
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -26,6 +27,18 @@ CONTROLS = (
     *("QListWidget", "QProgressBar", "ctkSearchBox", "ctkCollapsibleButton", "qMRMLNodeComboBox"),
 )
 NO_BACKEND = "neither openvino nor torch with monai is installed here"
+
+
+def needs_main_window(test):
+    """Skip a test that changes the module where there is no main window to show another one in."""
+
+    @functools.wraps(test)
+    def tried(self):
+        if slicer.util.mainWindow() is None:
+            self.skipTest("Slicer runs without a main window")
+        test(self)
+
+    return tried
 
 
 def load_panel():

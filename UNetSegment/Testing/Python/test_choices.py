@@ -320,6 +320,8 @@ class SceneTest(PanelCase):
                 self.finish()
                 self.assertIs(ui.inputSelector1.currentNode(), other)
             slicer.util.loadScene(path, {"clear": clear})
+            if not self.panel.isConnected:  # the scene was closed while another module, or none, was open
+                self.panel.initializeParameterNode()
             self.settle()
             self.assertEqual(ui.inputSelector1.currentNode().GetName(), "second")
             self.assertEqual(ui.outputSelector.currentNode().GetName(), "result")

@@ -10,7 +10,7 @@ import qt
 import slicer
 
 sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wherever they are started from
-from panel_case import CONTROLS, PanelCase, add_sample, module, setUpModule  # noqa: E402, F401
+from panel_case import CONTROLS, PanelCase, add_sample, module, needs_main_window, setUpModule  # noqa: E402, F401
 from UNetSegmentLib import package  # noqa: E402
 from UNetSegmentLib.panel import pictures  # noqa: E402
 
@@ -133,6 +133,7 @@ class ChooserTest(PanelCase):
         self.assertEqual(self.panel._parameterNode.model, shipped)
         self.assertTrue(ui.applyButton.enabled)
 
+    @needs_main_window
     def test_the_window_works_beside_another_module_and_leads_back(self):
         chooser, ui, shipped = self.chooser(), self.panel.ui, module().DEFAULT_MODEL
         ui.modelSelector.addItem("other", "other")

@@ -10,7 +10,16 @@ import qt
 import slicer
 
 sys.path.insert(0, str(Path(__file__).parent))  # for what the tests share, wherever they are started from
-from panel_case import BACKEND, NO_BACKEND, PanelCase, add_sample, module, segment_names, setUpModule  # noqa: E402, F401
+from panel_case import (  # noqa: E402, F401
+    BACKEND,
+    NO_BACKEND,
+    PanelCase,
+    add_sample,
+    module,
+    needs_main_window,
+    segment_names,
+    setUpModule,
+)
 from UNetSegmentLib import package  # noqa: E402
 from UNetSegmentLib.labels import Label  # noqa: E402
 from UNetSegmentLib.panel import hierarchy, needs, structures  # noqa: E402
@@ -118,6 +127,7 @@ class MenuTest(PanelCase):
         self.panel.useVolume(second)
         self.assertIs(self.panel.ui.inputSelector1.currentNode(), second)
 
+    @needs_main_window
     def test_the_menu_entry_is_there_for_images_and_opens_the_module_on_them(self):
         handler = slicer.qSlicerSubjectHierarchyPluginHandler.instance()
         menu = handler.pluginByName("UNetSegment").self()
