@@ -311,7 +311,7 @@ class SceneTest(PanelCase):
             (True, True),
         ):  # to a scene with other choices, or in its place
             slicer.mrmlScene.Clear(0)
-            self.panel.initializeParameterNode()
+            self.assertTrue(self.panel.isConnected)
             if there:
                 other = add_sample()
                 other.SetName("other")
@@ -320,8 +320,6 @@ class SceneTest(PanelCase):
                 self.finish()
                 self.assertIs(ui.inputSelector1.currentNode(), other)
             slicer.util.loadScene(path, {"clear": clear})
-            if not self.panel.isConnected:  # the scene was closed while another module, or none, was open
-                self.panel.initializeParameterNode()
             self.settle()
             self.assertEqual(ui.inputSelector1.currentNode().GetName(), "second")
             self.assertEqual(ui.outputSelector.currentNode().GetName(), "result")

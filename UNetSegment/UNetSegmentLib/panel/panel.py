@@ -114,28 +114,32 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def exit(self) -> None:
         """Called each time the user opens another module."""
+        self._isWaiting = False
         self.setParameterNode(None)
 
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
         if self._run is not self.dependencies:  # what is being installed has nothing to do with the scene
             self._cancelRun()
-        self.setParameterNode(None)
+        self._wait()
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
         self._cards.clear()
         self._advice.clear()
         self._volumes.clear()
-        if self.parent.isEntered:
-            self.initializeParameterNode()
 
     def onSceneStartImport(self, caller: Any, event: Any) -> None:
-        self._isWaiting = self.isConnected  # until nodes have their IDs: what is chosen looks like nothing before
-        self.setParameterNode(None)
+        self._wait()  # until nodes have their IDs: what is chosen looks like nothing before
 
     def onSceneEndBatchProcess(self, caller: Any, event: Any) -> None:
+        """A scene was closed or loaded, or one after the other."""
         if self._isWaiting:
             self._isWaiting = False
             self.initializeParameterNode()
+
+    def _wait(self) -> None:
+        """Show no choices until the scene is whole again."""
+        self._isWaiting = self._isWaiting or self.isConnected
+        self.setParameterNode(None)
 
     def initializeParameterNode(self) -> None:
         """Take this scene's parameters; where no volume is chosen yet, take one."""
