@@ -72,18 +72,17 @@ class Decision:
     def winners(self, outputs: np.ndarray, dtype: Any = np.uint16) -> np.ndarray:
         """Index into ``table`` (...) of outputs (K, ...), the axes in memory as those of the outputs.
 
-        Where one output exceeds those before it, its index is the greatest so far: no branch is needed.
+        An output that exceeds those before it has the greatest index so far: a maximum takes it, without a branch.
         """
-        better = np.empty_like(outputs[0], bool)
-        winner, index = np.zeros_like(outputs[0], dtype), np.empty_like(outputs[0], dtype)
-        best = None if self.regions else outputs[0].copy("K")
+        kind, best = np.dtype(dtype).type, None if self.regions else outputs[0]
+        winner: np.ndarray | None = None
         for number, c in enumerate(self.order if self.regions else range(1, len(outputs)), start=1):
-            np.greater(outputs[c], self.threshold if best is None else best, out=better)
-            np.multiply(better.view(np.uint8), winner.dtype.type(number), out=index)
-            np.maximum(winner, index, out=winner)
+            better = np.greater(outputs[c], self.threshold if best is None else best)
+            index = np.multiply(better.view(np.uint8), kind(number), dtype=kind)
+            winner = index if winner is None else np.maximum(winner, index, out=winner)
             if best is not None and number + 1 < len(outputs):
-                np.maximum(best, outputs[c], out=best)
-        return winner
+                best = np.maximum(best, outputs[c], out=None if number == 1 else best)
+        return np.zeros_like(outputs[0], kind) if winner is None else winner
 
     def settle(self, outputs: Any) -> np.ndarray:
         """The same for outputs as they come from the network, NumPy or torch, where no interpolation is to follow."""
