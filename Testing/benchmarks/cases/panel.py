@@ -21,6 +21,7 @@ EMPTY_NETWORK = True
 PLANE, SLICES, CLASSES = 512, 300, 3
 WAYS = {
     "patches side by side": {"overlap": 0.0, "spacing": 1.0},
+    "side by side, axes as Slicer stores them": {"overlap": 0.0, "spacing": 1.0, "slices_first": True},
     "patches overlapping by half": {"overlap": 0.5, "spacing": 1.0},
     "side by side, at 1.5 mm": {"overlap": 0.0, "spacing": 1.5},
     "side by side, without a worker": {"overlap": 0.0, "spacing": 1.0, "inside": True},
@@ -54,7 +55,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     return {
         "title": "the panel around an empty network, large volume",
         "scale": (
-            f"a synthetic CT of {PLANE}x{PLANE}x{SLICES} int16 voxels at 1 mm, {CLASSES} labels, patch 128^3 in RAS order, z-score; "
+            f"a synthetic CT of {PLANE}x{PLANE}x{SLICES} int16 voxels at 1 mm, {CLASSES} labels, patch 128^3 in RAS order (but for one row, where its axes are those of nnU-Net's folders), z-score; "
             f"{len(first['applies'])} times Apply each"
         ),
         "table": {"head": HEAD, "rows": [_row(name, one) for name, one in figures.items()]},
@@ -79,8 +80,8 @@ HEAD += ["peak GiB of the process tree"]
 
 
 def _way(name: str, way: dict[str, Any], options: Options, folder: Path) -> dict[str, Any]:
-    inside = way.pop("inside", False)
-    package = narrow_package(folder / name.replace(" ", "-"), CLASSES, False, features=CLASSES, kernel=1, **way)
+    inside, slices_first = way.pop("inside", False), way.pop("slices_first", False)
+    package = narrow_package(folder / name.replace(" ", "-"), CLASSES, slices_first, features=CLASSES, kernel=1, **way)
     compiled = {
         "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
