@@ -15,6 +15,7 @@ from UNetSegmentLib import package
 from UNetSegmentLib.package import Inference, Manifest
 from UNetSegmentLib.predict import Predictor, passes, predictor
 from UNetSegmentLib.predict.backends import is_installed
+from UNetSegmentLib.predict.export import Decision, settled
 from UNetSegmentLib.predict.preprocess import preprocess
 from UNetSegmentLib.predict.stitch import Head, Stitcher
 from UNetSegmentLib.predict.tiles import Tiling, common, weights, without
@@ -107,6 +108,28 @@ def test_each_voxel_is_settled_once_with_the_outputs_of_everything_at_once(
         assert (scale > 0).all()
     else:
         np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("values", [[0, 1, 2], [0, 7, 3], [0, *range(300, 600)]])
+def test_labels_of_tensors_are_those_of_arrays(values, regions):
+    torch = pytest.importorskip("torch")
+    table = np.array(values, np.uint16 if max(values) > 255 else np.uint8)
+    order = np.random.default_rng(1).permutation(len(values) - regions)
+    decision = Decision(table, order if regions else np.arange(len(values)), regions)
+    outputs = np.random.default_rng(0).standard_normal((len(order), 6, 5, 4)).astype(np.float32)
+    winner = outputs.argmax(0)
+    if regions:
+        winner = np.zeros(outputs.shape[1:], int)
+        for position, c in enumerate(order):
+            winner[outputs[c] > 0] = position + 1
+    box = (slice(1, 7), slice(0, 5), slice(2, 6))
+    for given in (outputs, torch.from_numpy(outputs)):
+        result = np.zeros((7, 8, 9), table.dtype).T[:8, :, :7]
+        settled(decision, result)(box, given)
+        np.testing.assert_array_equal(result[box], table[winner])
+        result[box] = 0
+        assert not result.any()
 
 
 HOW = {

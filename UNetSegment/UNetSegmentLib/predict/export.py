@@ -91,16 +91,17 @@ class Decision:
         dtype = np.uint8 if len(self.table) <= 256 else np.uint16
         if isinstance(outputs, np.ndarray):
             return self.winners(outputs, dtype)
-        return self.winners_on_device(outputs).cpu().numpy().astype(dtype)
+        return self.winners_on_device(outputs).astype(dtype, copy=False)
 
-    def winners_on_device(self, outputs: Any) -> Any:
-        """The same for a torch tensor."""
-        if not self.regions:
-            return outputs.argmax(0)
-        winner = (outputs[0] * 0).long()
-        for position, c in enumerate(self.order):
-            winner[outputs[int(c)] > self.threshold] = position + 1
-        return winner
+    def winners_on_device(self, outputs: Any) -> np.ndarray:
+        """The same for a torch tensor; they leave the device as bytes where that is enough."""
+        if self.regions:
+            winner = (outputs[0] * 0).int()
+            for position, c in enumerate(self.order):
+                winner[outputs[int(c)] > self.threshold] = position + 1
+        else:
+            winner = outputs.argmax(0)
+        return (winner.byte() if len(self.table) <= 256 else winner.int()).cpu().numpy()
 
 
 def activated(outputs: Any, regions: bool) -> Any:
@@ -119,7 +120,11 @@ def settled(decision: Decision, result: np.ndarray) -> Callable[[tuple[slice, ..
 
     def put(box: tuple[slice, ...], outputs: Any) -> None:
         winners = decision.settle(outputs)
-        result[box] = winners if plain else decision.table[winners]
+        labels = winners if plain else decision.table[winners]
+        if isinstance(outputs, np.ndarray):
+            result[box] = labels
+        else:  # as large as a patch
+            passes.transfer(result[box], labels)
 
     return put
 
@@ -306,7 +311,7 @@ def _label_on_device(
         cut = slice(start, start + step)
         x = lerp(outputs, rows[0][cut], rows[1][cut], weight[cut], 1)
         x = lerp(lerp(x, j.lower, j.upper, j.weight, 2), k.lower, k.upper, k.weight, 3)
-        result[cut] = decision.table[decision.winners_on_device(x).cpu().numpy()]
+        result[cut] = decision.table[decision.winners_on_device(x)]
 
 
 def _straight(outputs: np.ndarray, threads: int) -> np.ndarray:
