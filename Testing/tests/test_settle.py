@@ -124,9 +124,9 @@ def test_labels_of_tensors_are_those_of_arrays(values, regions):
         for position, c in enumerate(order):
             winner[outputs[c] > 0] = position + 1
     box = (slice(1, 7), slice(0, 5), slice(2, 6))
-    for given in (outputs, torch.from_numpy(outputs)):
+    for each in (outputs, torch.from_numpy(outputs)):
         result = np.zeros((7, 8, 9), table.dtype).T[:8, :, :7]
-        settled(decision, result)(box, given)
+        settled(decision, result)(box, each)
         np.testing.assert_array_equal(result[box], table[winner])
         result[box] = 0
         assert not result.any()
