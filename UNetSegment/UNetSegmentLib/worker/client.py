@@ -68,7 +68,7 @@ class Worker:
         self._events: queue.Queue[tuple[Any, str, Any]] = queue.Queue()
         self._jobs: dict[int, Job] = {}
         self._next, self._silent, self._polled = 0, 0.0, 0.0
-        self.has_answered = False
+        self.has_answered, self._last_words = False, ""
 
     @property
     def is_alive(self) -> bool:
@@ -95,7 +95,7 @@ class Worker:
             return
         if self._process is not None:
             self._process.end()
-        self._process = None
+        self._process, self._last_words = None, ""
         self._process = Inside(self._read) if self.is_inside else Child(self._command, self._read, self._read_log)
         threading.Thread(target=sweep, daemon=True).start()
         self._silent = 0.0
@@ -262,7 +262,9 @@ class Worker:
         self._events.put((process, "message", message))
 
     def _read_log(self, process: Any, line: bytes) -> None:
-        self._note(line.decode("utf-8", "replace").rstrip())
+        text = line.decode("utf-8", "replace").rstrip()
+        self._last_words = text if text.strip() else self._last_words
+        self._note(text)
 
     def _note(self, text: str) -> None:
         self.lines.append(text)
@@ -340,7 +342,7 @@ class Worker:
             self._broken("The worker did not stop when asked")
 
     def _reason(self, code: int) -> str:
-        last = next((line for line in reversed(self.lines) if line.strip()), "")
+        last = self._last_words
         if code in (-9, 137):
             return "it was ended from outside, perhaps because memory was short"
         if code == 1 and _CRASHED in last:
