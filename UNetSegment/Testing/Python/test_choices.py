@@ -342,6 +342,16 @@ class SceneTest(PanelCase):
         self.assertFalse(ui.applyButton.enabled)
 
     @unittest.skipUnless(type(qt).__name__ == "_Qt", "Slicer's own parts may hold nodes longer")
+    def test_a_scene_that_comes_during_a_run_keeps_its_own_choices(self):
+        ui, first, second = self.panel.ui, add_sample(), add_sample()
+        ui.inputSelector1.setCurrentNode(first)
+        self.worker.during = lambda: setattr(self.panel._parameterNode, "input1", second)
+        ui.applyButton.click()
+        self.finish()
+        self.assertEqual(len(self.panel._cards.shown), 1)
+        self.assertIs(ui.inputSelector1.currentNode(), second)
+        self.assertIsNone(ui.outputSelector.currentNode())  # the first one's result is not overwritten by the second's
+
     def test_nodes_that_left_the_scene_are_let_go(self):
         """A volume is hundreds of megabytes."""
         for close in (False, True):

@@ -93,6 +93,25 @@ class ResultTest(PanelCase):
         self.apply()
         self.assertEqual(len(self.panel._cards.shown), 1)
 
+    def test_the_log_is_one_click_away_while_it_runs_and_where_it_failed(self):
+        panel, ui, seen = self.panel, self.panel.ui, []
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.assertFalse(ui.logButton.visible)
+        self.worker.during = lambda: seen.append(ui.logButton.visible)
+        self.apply()
+        self.assertEqual(seen, [True])
+        self.assertFalse(ui.logButton.visible)
+        self.worker.during = lambda: slicer.mrmlScene.RemoveNode(panel.inputs()[0])
+        self.apply()
+        self.assertIn("removed from the scene", ui.statusLabel.text)
+        self.assertTrue(ui.logButton.visible)
+        ui.logButton.click()
+        self.addCleanup(panel._paper.dialog.hide)
+        self.assertIn(self.worker.lines[0], panel._paper.text.plainText)
+        self.worker.lines.clear()
+        ui.logButton.click()
+        self.assertIn("wrote nothing", panel._paper.text.plainText)
+
     def test_many_structures_are_a_table(self):
         labels = [Label(n, f"structure {n}") for n in range(1, 30)]
         ran = {"seconds": "2", "device": "cpu", "notes": "Memory was short."}

@@ -81,6 +81,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self.onRegionAdded)
         self.ui.checkupButton.connect("clicked(bool)", self._selfTest.onButton)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        self.ui.logButton.connect("clicked(bool)", self.onLogButton)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
@@ -341,6 +342,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._saidOf = None
         self.ui.statusLabel.text = words
         self.ui.statusLabel.setVisible(bool(words))
+        self.ui.logButton.setVisible(bool(words) and self._run not in (None, self.dependencies))
 
     def showProgress(self, fraction: float, words: str) -> None:
         """Show how far it is, from 0 to 1."""
@@ -376,9 +378,13 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._saidOf = self._choices() if self.isConnected else None
         self.refresh()
 
-    def onLog(self, shown: cards.Shown) -> None:
-        """Show what was run, and the end of the worker's log."""
-        self._paper.show(_("Log"), state.log_text(shown.ran, self.logic.log()), "UNetSegment-log.txt")
+    def onLog(self, shown: cards.Shown | None = None) -> None:
+        """Show what was run, or would be, and the end of the worker's log."""
+        ran = shown.ran if shown is not None else self.ready.ran
+        self._paper.show(_("Log"), state.log_text(ran, self.logic.log(), _), "UNetSegment-log.txt")
+
+    def onLogButton(self, checked: bool = False) -> None:
+        self.onLog()
 
     def options(self) -> dict:
         """What the user chose about how to run."""

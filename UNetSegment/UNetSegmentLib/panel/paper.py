@@ -72,4 +72,5 @@ class Paper:
         try:
             Path(path).write_text(self.text.plainText, "utf-8")
         except OSError as error:
-            slicer.util.errorDisplay(_("It cannot be written ({why}).").format(why=error.strerror or error))
+            words = _("'{path}' cannot be written ({why}); choose another folder.")
+            slicer.util.errorDisplay(words.format(path=path, why=error.strerror or error))

@@ -236,7 +236,7 @@ def _facts(item: Item, tr: Translate, expected: str) -> list[tuple[str, str]]:
         assert entry is not None or item.status == BROKEN
         labels = list(entry.labels) if entry else []
         kinds = "/".join(entry.modality) if entry else ""
-        channels = [c if c == kinds else f"{kinds}: {c}" for c in entry.channels] if entry else []
+        channels = [c if c.startswith(kinds) else f"{kinds}: {c}" for c in entry.channels] if entry else []
         terms = entry.raw["licence"] if entry else {}
         cited = entry.raw.get("citation", []) if entry else []
     if isinstance(cited, str):
