@@ -10,7 +10,7 @@ from synthetic import packages
 from synthetic.images import blobs
 from synthetic.packages import labels_for, random_linear
 from UNetSegmentLib import package
-from UNetSegmentLib.errors import BackendError, InputError
+from UNetSegmentLib.errors import BackendError, Cancelled, InputError
 from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.backends import choose, is_installed
 from UNetSegmentLib.predict.export import Decision
@@ -342,6 +342,20 @@ def test_reduced_precision_that_fails_its_proof_is_not_used(tmp_path):
     result = predictor.predict(Volume(image, Grid.from_spacing(image.shape[1:], (1, 1, 1)), ("T1",)))
     assert result.provenance["precision"] == "fp32" and "bf16 on cpu was not used" in result.provenance["notes"]
     np.testing.assert_array_equal(result.labels.array, labels)
+
+
+def test_cancelled_within_a_patch_is_cancelled_and_no_error_of_the_library(tmp_path):
+    network = packages.linear_package(tmp_path / "m", [random_linear(32, size=7)], labels=labels_for(32))
+    place, patch = choose(package.load(network), "cpu", "openvino"), (80, 80, 80)
+    backend = place.open(package.load(network), "fp32", patch=patch)
+    image = np.zeros((1, 1, *patch), np.float32)
+
+    def tick():
+        raise Cancelled()
+
+    with pytest.raises(Cancelled):
+        backend.run(image, tick)
+    assert backend.run(image, lambda: None).shape == (1, 32, *patch)
 
 
 def test_a_network_without_onnx_is_converted_once(tmp_path, monkeypatch):

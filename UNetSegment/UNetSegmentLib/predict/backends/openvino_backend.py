@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -75,7 +76,8 @@ class OpenVinoBackend:
                 tick()
         except BaseException:
             self._request.cancel()
-            self._request.wait()
+            with contextlib.suppress(RuntimeError):  # by which OpenVINO says that it was cancelled
+                self._request.wait()
             raise
         tick()
         answer = self._request.get_output_tensor(0).data
