@@ -90,6 +90,11 @@ def registerHierarchyPlugin() -> None:
     hierarchy.register(UNetSegmentSubjectHierarchyPlugin.filePath, logging.warning)
 
 
+def asList(inputVolume) -> list:
+    """The volume nodes of an argument that may be one of them or several."""
+    return list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
+
+
 @parameterNodeWrapper
 class UNetSegmentParameterNode:
     """What belongs to the scene. The device belongs to the computer and is an application setting."""
@@ -175,7 +180,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         Raises:
             UNetSegmentError: One sentence that says what is wrong; the scene is as it was.
         """
-        nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
+        nodes = asList(inputVolume)
         loaded = package.load(model)
         labels = scene.kept_labels(loaded.manifest, keep)
         scene.world_volume(nodes[0])  # its own mistakes first
@@ -233,7 +238,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         Raises:
             UNetSegmentError: What can be known at once is wrong.
         """
-        nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
+        nodes = asList(inputVolume)
         options = self._asked(device, mode, mirror, folds)
         loaded = package.load(model)
         if region is not None:
@@ -272,7 +277,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         second. What would stop a run is told in the same way, with the code ``refused``, or ``model`` where it is the model."""
         from UNetSegmentLib.predict import sanity
 
-        nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
+        nodes = asList(inputVolume)
         try:
             manifest = package.load(model).manifest
         except UNetSegmentError as error:
@@ -336,7 +341,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         The arguments are those of :meth:`process`; ``ran`` tells what it would run on, where that is known."""
         from UNetSegmentLib.predict import forecast, speeds
 
-        nodes = list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
+        nodes = asList(inputVolume)
         try:
             manifest = package.load(model).manifest
             known = nodes and nodes[0] is not None
