@@ -162,7 +162,7 @@ def test_what_the_loader_converted_goes_with_its_model(
     assert store.remove("second") > 50_000 and not (cache / "converted" / "abc123").exists()
     (source / "foreign.txt").write_text("def456")
     with pytest.raises(Cancelled):
-        monkeypatch.setattr(store, "_install", lambda *_: (_ for _ in ()).throw(Cancelled()))
+        monkeypatch.setattr(store.staging, "install", lambda *_: (_ for _ in ()).throw(Cancelled()))
         store.import_(source)
     assert list((cache / "converted").iterdir()) == []
 

@@ -9,25 +9,20 @@ again. Nothing says where the folder is, so that it can be copied to another com
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled, DownloadError, OutputError, PackageError
-from . import archive, arrival, hashes, package, records
-from .archive import size_text, write_error
+from . import archive, arrival, hashes, package, records, staging
+from .archive import size_text
 from .catalog import Entry
 from .download import Mismatch, Policy, Progress, download
 from .lock import locked
 from .manifest import MANIFEST_PATH
 from .package import Package, cache_folder
-
-Tell = Callable[[Progress], None]
-Cancel = Callable[[], bool]
+from .staging import Cancel, Tell
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,7 @@ def get(
     here = (f"'{entry.name}' {entry.version} is here already.",)
     if there := _present(entry):  # asked before the lock too: a shared cache may be read-only
         return Outcome(entry.name, entry.version, there, here)
-    with _staging(entry.name, cancel, progress) as stage:
+    with staging.folder(entry.name, cancel, progress) as stage:
         if there := _present(entry):
             return Outcome(entry.name, entry.version, there, here)
         known = {} if forget or entry.hashes else records.trusted(entry.name, entry.version, entry.url)
@@ -122,10 +117,10 @@ def get(
             archive.unpack(zipped, stage / "content", progress=_told(progress, "unpack", "Unpacking"), cancel=cancel)
             root, found = arrival.find(stage / "content", zipped.name)
             origin = {"source": entry.url, "version": entry.version, "kind": entry.kind, "sha256": sha256}
-            with _undone(found):
+            with staging.undone(found):
                 _check_promise(entry, found)
                 remarks = _replaced(entry.name)
-                loaded = _install(entry.name, root, found, stage, origin, progress)
+                loaded = staging.install(entry.name, root, found, stage, origin, progress)
         except Cancelled:  # the zip stays for the next time, as a part does
             raise
         except BaseException:
@@ -169,7 +164,7 @@ def import_(
         raise PackageError(f"There is no file or folder '{source}'{reason}; check the path.") from None
     if name is not None:
         arrival.check_name(name)
-    with _staging("+import", cancel, progress) as stage:
+    with staging.folder("+import", cancel, progress) as stage:
         content = stage / "content"
         told = _told(progress, "import", "Copying")
         origin: dict[str, Any] = {"source": source.name}
@@ -181,9 +176,9 @@ def import_(
         root, found = arrival.find(content, source.name)
         name = name or arrival.plain_name(found.manifest.name)
         origin["version"] = found.manifest.version
-        with _undone(found), locked(cache_folder() / "locks" / f"{name}.lock", cancel):
+        with staging.undone(found), locked(cache_folder() / "locks" / f"{name}.lock", cancel):
             remarks = _replaced(name)
-            loaded = _install(name, root, found, stage, origin, progress)
+            loaded = staging.install(name, root, found, stage, origin, progress)
             return Outcome(name, found.manifest.version, loaded, tuple(remarks))
 
 
@@ -220,7 +215,7 @@ def remove(name: str) -> int:
     """
     if info(name).ships:
         raise PackageError(f"Model '{name}' ships with UNetSegment and cannot be removed alone.")
-    with _staging(name) as stage:
+    with staging.folder(name) as stage:
         folder = cache_folder() / "models" / name
         converted = records.converted_path(records.record(name))
         compiled = _compiled(converted or folder)
@@ -251,7 +246,7 @@ def remove_all() -> int:
             if child.suffix == ".lock":  # deleted, two processes could hold two locks of one name
                 continue
             try:
-                _delete(child)
+                staging.delete(child)
             except OSError as error:
                 raise OutputError(
                     f"'{child}' cannot be deleted ({error.strerror or error}); is a model in use?"
@@ -273,45 +268,6 @@ def _fetch(entry: Entry, zipped: Path, known: dict[str, str], how: dict[str, Any
         ) from None
 
 
-def _install(
-    name: str, root: Path, found: Package, stage: Path, origin: dict[str, Any], progress: Tell | None
-) -> Package:
-    """Move the model at ``root``, which is what its manifest says, to its place; where one was, it comes back if anything fails."""
-    arrival.check_name(name)
-    if progress is not None:
-        progress(Progress("check", 0, None, "Checking the model"))
-    files = records.facts(root)
-    if found.root == root.resolve():  # what was converted has just been read
-        for promised in found.manifest.files.values():
-            if files[promised.path] != [promised.size, promised.sha256]:
-                raise PackageError(
-                    f"Model '{name}' is damaged: the checksum of {promised.path} is wrong; copy or fetch it again."
-                )
-    size = sum(size for size, _ in files.values())
-    record = {**origin, "time": records.now(), "size": size, "files": files}
-    target, before = cache_folder() / "models" / name, stage / "before" / name
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        before.parent.mkdir()
-        kept = target.exists() or target.is_symlink()
-        if kept:
-            os.rename(target, before)
-        try:
-            os.rename(root, target)
-            loaded = package.load(target)
-            record["converted"] = records.converted_name(loaded.root)
-            records.write(records.record_path(name), record)
-        except BaseException:
-            if target.exists():
-                os.rename(target, stage / "failed")
-            if kept:
-                os.rename(before, target)
-            raise
-    except OSError as error:
-        raise write_error(error, target.parent) from None
-    return loaded
-
-
 def _compiled(root: Path) -> Path | None:
     """What a backend made of the model at ``root``; None where nobody can tell any more."""
     try:
@@ -326,17 +282,6 @@ def _replaced(name: str) -> list[str]:
         return []
     before = f" {version}" if (version := records.record(name).get("version")) else ""
     return [f"It replaces the model '{name}'{before} that was there."]
-
-
-@contextmanager
-def _undone(found: Package) -> Iterator[None]:
-    """Take back what the loader made of a model if it cannot be installed."""
-    try:
-        yield
-    except BaseException:
-        if name := records.converted_name(found.root):
-            records.drop_converted(cache_folder() / "converted" / name)
-        raise
 
 
 def _check_promise(entry: Entry, package: Package) -> None:
@@ -362,32 +307,6 @@ def _present(entry: Entry) -> Package | None:
         return None
 
 
-@contextmanager
-def _staging(name: str, cancel: Cancel | None = None, progress: Tell | None = None) -> Iterator[Path]:
-    """Hold the lock of ``name`` and give a folder for unfinished work; it is gone afterwards."""
-
-    def waiting() -> None:
-        if progress is not None:
-            progress(Progress("wait", 0, None, "Waiting for another process that works on this model"))
-
-    root = cache_folder() / "staging"
-    with locked(cache_folder() / "locks" / f"{name}.lock", cancel, waiting):
-        stage = root / f"{name}.{secrets.token_hex(4)}"
-        try:
-            for left in root.glob(f"{name}.????????") if root.is_dir() else ():  # of a process that was killed
-                for old in (left / "before").glob("*"):
-                    if not (cache_folder() / "models" / old.name).exists():
-                        os.rename(old, cache_folder() / "models" / old.name)
-                _delete(left)
-            stage.mkdir(parents=True)
-        except OSError as error:
-            raise write_error(error, cache_folder()) from None
-        try:
-            yield stage
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
-
-
 def _told(progress: Tell | None, stage: str, verb: str) -> archive.Progress:
     def tell(done: int, total: int) -> None:
         if progress is not None:
@@ -402,10 +321,3 @@ def _folder(name: str) -> Path:
         names = ", ".join(sorted(known)) or "none"
         raise PackageError(f"There is no installed model '{name}'; there are: {names}.")
     return known[name]
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
