@@ -326,6 +326,21 @@ class SceneTest(PanelCase):
             self.assertEqual(self.panel.inputs(), [ui.inputSelector1.currentNode()])
             self.assertTrue(ui.applyButton.enabled)
 
+    def test_a_scene_that_is_loaded_during_a_run_keeps_its_choices(self):
+        self.go()
+        ui, folder = self.panel.ui, tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        path = str(Path(folder) / "scene.mrb")
+        self.assertTrue(slicer.util.saveScene(path))
+        slicer.mrmlScene.Clear(0)
+        ui.inputSelector1.setCurrentNode(add_sample())
+        self.worker.during = lambda: slicer.util.loadScene(path)
+        ui.applyButton.click()
+        self.finish()
+        self.assertEqual(len(self.panel._cards.shown), 1)
+        self.assertEqual(ui.inputSelector1.currentNode().GetName(), "second")
+        self.assertEqual(ui.outputSelector.currentNode().GetName(), "result")
+
     def test_nothing_takes_the_place_of_a_node_that_is_deleted(self):
         """A node selector of Slicer's chooses the next node, which may be another patient's, or somebody's work."""
         ui, (_first, second, node) = self.panel.ui, self.go()
