@@ -69,7 +69,6 @@ class Apply:
         """Take the scene's :class:`Result`."""
         panel, ran = self._panel, dict(result.provenance)
         if self._parameters.input1 is self._volume:  # else a scene came meanwhile, with choices of its own
-            if self._parameters.input1 is self._volume:  # not where a scene with other choices was loaded meanwhile
             self._parameters.outputSegmentation = result.node
         panel.ready.took(ran)
         card = outcome.card(
