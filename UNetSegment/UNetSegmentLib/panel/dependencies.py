@@ -51,7 +51,7 @@ class Dependencies:
         try:
             self._wanted = needs.needs(manifest, device) if manifest is not None else []
             if manifest is not None and self._wanted:
-                panel._run = self  # before anything lets the window live: Apply is not pressed twice
+                panel.hold(self)  # before anything lets the window live: Apply is not pressed twice
                 self._begin(manifest, device)
         except Exception as error:
             panel.onError(error)
@@ -117,7 +117,6 @@ class Dependencies:
         """Go on with what was asked for."""
         panel = self._panel
         panel.ui.progressBar.setRange(0, 1000)
-        panel._run = None
         go_on, self._go_on = self._go_on, None
         importlib.invalidate_caches()
         try:

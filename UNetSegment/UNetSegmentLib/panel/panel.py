@@ -328,9 +328,13 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._advice.forget()
         Apply(self, self._parameterNode).begin()
 
-    def begin(self, run: Any, words: str) -> None:
-        """Show that something is under way, which ``run.cancel()`` stops, and look after the worker."""
+    def hold(self, run: Any) -> None:
+        """From now on ``run`` is under way, which its ``cancel()`` stops: nothing else can begin."""
         self._run = run
+
+    def begin(self, run: Any, words: str) -> None:
+        """Show that something is under way, and look after the worker."""
+        self.hold(run)
         self.say(words)
         self.ui.progressBar.setValue(0)
         self.ui.progressBar.visible = True
