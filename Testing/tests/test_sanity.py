@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from synthetic import packages
 from UNetSegmentLib import cli, io
+from UNetSegmentLib.errors import InputError
 from UNetSegmentLib.package import Manifest, nnunet_plans
-from UNetSegmentLib.predict import Predictor
+from UNetSegmentLib.predict import Predictor, gather
 from UNetSegmentLib.predict.appearance import Appearance, summary
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.predict.reports import SEVERE, InputWarning
@@ -226,6 +227,23 @@ def two_channels():
     dark = [changed(mr(seed), lambda a: 5 * np.maximum(900 - a, 0) ** 1.5) for seed in range(8)]
     manifest = model("MR one", "MR two", known=fingerprint([mr(seed) for seed in range(1, 8)], dark[1:]))
     return manifest, mr(0), dark[0]
+
+
+def test_channels_of_different_places():
+    manifest, one, two = two_channels()
+    width = one.grid.shape[0] * one.grid.spacing[0]
+    away = np.eye(4)
+    for part, expected in ((0.2, []), (0.7, ["apart"]), (2.0, ["refused"])):
+        away[:3, 3] = part * width * one.grid.direction[:, 0]
+        moved = Volume(two.array, two.grid.transformed(away), two.channels)
+        assert codes([one, moved], manifest) == expected
+    (warning,) = check([one, moved], manifest)
+    with pytest.raises(InputError) as refused:
+        gather([one, moved], manifest)
+    assert warning.stops and warning.message == str(refused.value)
+    away[:3, 3] = 0.7 * width * one.grid.direction[:, 0]
+    (warning,) = check([one, Volume(two.array, two.grid.transformed(away), two.channels)], manifest)
+    assert warning.is_severe and "shows only 33 % of what" in warning.message
 
 
 def test_channels_that_are_swapped_or_the_same():

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 SEVERE = frozenset(
     ("constant", "labels", "ct_for_mr", "ct_for_pt", "ct_for_us", "not_ct", "ct_8bit", "ct_offset", "ct_scale")
-    + ("ct_inverted", "field_of_view_large", "spacing", "same_image", "swapped")
+    + ("ct_inverted", "field_of_view_large", "spacing", "same_image", "swapped", "apart")
 )
 """Codes of what makes a result meaningless, or a run long for nothing: a person should have read it before."""
 STOPS = frozenset({"refused", "model"})

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..package import Manifest
 from ..package.recipe import Channel
-from ..volume import Volume
+from ..volume import Grid, Volume
 from .appearance import Appearance
 from .reports import ANYWAY, InputWarning
 from .trained_on import TrainedOn, number
@@ -28,6 +28,8 @@ LARGER, SMALLER = 4.0, 0.6
 longer), and too small when an axis is this part of the least of training or of the patch, whichever is shorter."""
 WIDER, SHORTER = 1.5, 0.7
 """Where only the median of the training images is known, what is taken for their greatest and least, in parts of it."""
+APART = 0.5
+"""Channels are apart when less than this part of the first one's image lies inside of another's."""
 NOISE = 0.3
 """Mean difference of neighbours, in units of the spread, above which there is no image left; 0.34 is white noise."""
 MARGIN = 0.5
@@ -54,6 +56,7 @@ def _check(volumes: Sequence[Volume], manifest: Manifest) -> list[InputWarning]:
     found: list[InputWarning] = []
     for volume, names in _grids(inputs):
         found.extend(_geometry(volume, names, known))
+    found.extend(_places(inputs))
     elsewhere = {warning.code for warning in found} & {"field_of_view_large", "field_of_view_small"}
     swapped = list(_swapped(inputs, known))
     found.extend(swapped)
@@ -143,6 +146,36 @@ def _geometry(volume: Volume, name: str, known: TrainedOn) -> Iterator[InputWarn
             f"Volume '{name}' shows only {_mm(extent)} mm where the model looks at {_mm(known.patch(grid.spacing))} mm at "
             f"once, so it may miss what it needs around the structure; {ANYWAY}.",
         )  # fmt: skip
+
+
+def _places(inputs: Sequence[_Input]) -> Iterator[InputWarning]:
+    """Whether all channels show the place that the first one shows, on whose grid they are brought."""
+    for given in inputs[1:]:
+        first, grid = inputs[0], given.volume.grid
+        if grid.is_close(first.volume.grid):
+            continue
+        if not grid.overlaps(first.volume.grid):  # what ``gather`` says of it when it is run
+            message = (
+                f"Volume '{given.name}' does not overlap with volume '{first.name}' in space; choose images of the same place, "
+                "registered to each other."
+            )
+            yield InputWarning(given.channel.name, "refused", message)
+            continue
+        covered = _covered(first.volume.grid, grid)
+        if covered < APART:
+            yield given.warn(
+                "apart",
+                f"shows only {100 * covered:.0f} % of what volume '{first.name}' shows, so they are probably not registered to "
+                "each other, or of different places",
+            )
+
+
+def _covered(grid: Grid, other: Grid) -> float:
+    """The part of a grid that lies inside of another, 0..1, by a lattice of 12 x 12 x 12 points."""
+    axes = np.meshgrid(*(np.linspace(0, n - 1, 12) for n in grid.shape), indexing="ij")
+    matrix = grid.index_in(other)
+    points = np.stack(axes, -1) @ matrix[:3, :3].T + matrix[:3, 3]
+    return float(((points >= -0.5) & (points <= np.asarray(other.shape) - 0.5)).all(-1).mean())
 
 
 def _mm(lengths: Any) -> str:
