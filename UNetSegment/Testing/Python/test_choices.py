@@ -356,7 +356,6 @@ class SceneTest(PanelCase):
         self.assertIsNone(self.panel.region)
         self.assertFalse(ui.applyButton.enabled)
 
-    @unittest.skipUnless(type(qt).__name__ == "_Qt", "Slicer's own parts may hold nodes longer")
     def test_a_scene_that_comes_during_a_run_keeps_its_own_choices(self):
         ui, first, second = self.panel.ui, add_sample(), add_sample()
         ui.inputSelector1.setCurrentNode(first)
@@ -367,6 +366,7 @@ class SceneTest(PanelCase):
         self.assertIs(ui.inputSelector1.currentNode(), second)
         self.assertIsNone(ui.outputSelector.currentNode())  # the first one's result is not overwritten by the second's
 
+    @unittest.skipUnless(type(qt).__name__ == "_Qt", "Slicer's own parts may hold nodes longer")
     def test_nodes_that_left_the_scene_are_let_go(self):
         """A volume is hundreds of megabytes."""
         for close in (False, True):
