@@ -24,7 +24,8 @@ class ChooserTest(PanelCase):
                     self.assertTrue(control.accessibleName or getattr(control, "text", ""), name)
 
     def test_the_chooser_lists_finds_and_describes_models(self):
-        ui = self.chooser().ui
+        chooser = self.chooser()
+        ui = chooser.ui
         self.assertIn("CC-BY-SA-4.0", ui.cardBrowser.plainText)
         self.assertIn("Dice", ui.cardBrowser.plainText)
         self.assertFalse(ui.getButton.enabled)  # it is here
@@ -32,7 +33,11 @@ class ChooserTest(PanelCase):
         everything = ui.modelList.topLevelItemCount
         ui.searchBox.setText("liver ct")
         self.assertTrue(0 < ui.modelList.topLevelItemCount < everything)
+        ui.searchBox.setText("s")
+        ui.searchBox.setText("spleen")  # one that is named so, not the first of those that have one among others
+        self.assertTrue(chooser.item().title.startswith("Spleen"), chooser.item().title)
         ui.searchBox.setText("")
+        self.assertTrue(chooser.item().title.startswith("Spleen"))
         self.assertEqual(ui.modelList.topLevelItemCount, everything)
 
     def test_a_model_without_a_picture_gets_one_in_its_colours(self):

@@ -110,9 +110,7 @@ class ModelChooser:
         tree.blockSignals(True)
         tree.clear()
         current = None
-        for item in self._items:
-            if not item.matches(words):
-                continue
+        for item in sorted((each for each in self._items if each.matches(words)), key=lambda item: item.rank(words)):
             line = qt.QTreeWidgetItem([item.title, item.anatomy, item.modality, item.size_words(), item.state_words(_)])
             line.setData(0, qt.Qt.UserRole, item.name)
             line.setIcon(0, self._pictures.icon(item))
@@ -143,7 +141,8 @@ class ModelChooser:
             self.refresh()
 
     def onSearch(self, text: str) -> None:
-        self._fill(self._name())
+        """What fits best is described at once; without words, what was chosen stays."""
+        self._fill("" if text.split() else self._name())
 
     def onSelection(self) -> None:
         """Describe the chosen model, and offer what can be done with it."""

@@ -81,6 +81,12 @@ class Item:
         size = size_text(self.entry.size) if self.entry and self.entry.size else ""
         return f"{word} {size}".strip()
 
+    def rank(self, words: Sequence[str]) -> tuple[bool, bool, bool]:
+        """By which the models that match a search are sorted: those that are here, then those named so, before others."""
+        name = f"{self.title} {self.name}".lower()
+        named = all(word.lower() in name for word in words)
+        return self.status in (GET, REFUSED), self.status == REFUSED, not named
+
     def matches(self, words: Sequence[str]) -> bool:
         """Whether every word is somewhere in what is known of it."""
         parts = [self.name, self.title, self.anatomy, self.modality, self.status]
