@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -82,7 +83,15 @@ def test_module_map_names_every_file_of_the_library():
     assert named == there
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/models.md", "docs/modules.md"])
+def test_the_page_about_the_panel_names_every_control():
+    panel = ElementTree.parse(MODULE / "Resources" / "UI" / "UNetSegment.ui").getroot()
+    words = [e.text for e in panel.iterfind(".//widget/property[@name='text']/string") if e.text]
+    page = (ROOT / "docs" / "panel.md").read_text("utf-8")
+    assert "Apply" in words and len(words) > 15
+    assert [each for each in words if f"*{each}" not in page and f"`{each}`" not in page] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/models.md", "docs/modules.md", "docs/panel.md"])
 def test_links_to_files_lead_somewhere(page):
     text = (ROOT / page).read_text("utf-8")
     targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if not t.startswith(("http", "mailto"))]
