@@ -317,7 +317,9 @@ class qMRMLNodeComboBox(QWidget):
         for _, attribute, value in self._attributes:
             node.SetAttribute(attribute, value or "")
         node = self._scene.AddNode(node)
-        if hasattr(node, "CreateDefaultDisplayNodes") and node.IsA("vtkMRMLDisplayableNode"):
+        if node.IsA(
+            "vtkMRMLMarkupsNode"
+        ):  # by the Markups module; others have no display node until somebody makes one
             node.CreateDefaultDisplayNodes()
         if self.selectNodeUponCreation:
             self.setCurrentNode(node)

@@ -145,6 +145,7 @@ def no_silent_errors():
 
 
 def test_panel_and_parameters_follow_each_other(panel):
+    slicer.mrmlScene.Clear(0)
     slicer.util.selectModule("Toy")
     panel.enter()
     node = panel._parameterNode
@@ -160,7 +161,10 @@ def test_panel_and_parameters_follow_each_other(panel):
     assert node.invert
     node.invert = False
     assert not panel.ui.invert.isChecked()
+    other = slicer.util.addVolumeFromArray(np.zeros((3, 4, 5), np.int16))
     slicer.mrmlScene.RemoveNode(volume)
+    assert node.inputVolume is other  # a node selector goes on to the next one
+    slicer.mrmlScene.RemoveNode(other)
     assert node.inputVolume is None and panel.ui.inputSelector.currentNode() is None
     with pytest.raises(TypeError):
         node.device = 5

@@ -265,6 +265,16 @@ class ResultTest(PanelCase):
         self.assertIn("was removed from the scene", ui.statusLabel.text)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
 
+    def test_a_segmentation_made_in_the_selector_is_filled_and_shown(self):
+        ui, volume = self.panel.ui, add_sample()
+        ui.inputSelector1.setCurrentNode(volume)
+        made = ui.outputSelector.addNode()
+        self.panel._parameterNode.show3D = True
+        self.apply()
+        self.assertIs(self.panel._cards.shown[0].node, made)
+        self.assertEqual(len(segment_names(made)), 2)
+        self.assertTrue(made.GetDisplayNode().GetVisibility() and made.GetDisplayNode().GetVisibility3D())
+
     def test_work_done_by_hand_during_a_run_is_left_and_the_result_is_whole(self):
         """In the segmentation that would be written to, and in one that grows: a run takes minutes, and people go on."""
         ui, volume = self.panel.ui, add_sample()

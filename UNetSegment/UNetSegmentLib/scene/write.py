@@ -82,6 +82,7 @@ def write_segmentation(
         node.EndModify(modified)
     _clear_left(segmentation, [entry for entry in left if entry is not None])
     _place_beside(node, reference, scene, created)
+    node.CreateDefaultDisplayNodes()  # one that a node selector or a script made may have none, and be invisible
     if show_3d or surfaces:
         node.CreateClosedSurfaceRepresentation()
     if show_3d:
