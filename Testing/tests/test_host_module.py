@@ -138,7 +138,8 @@ def panel(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def no_silent_errors():
+def empty_scene():
+    slicer.mrmlScene.Clear(0)
     pythonqt.slot_errors.clear()
     yield
     slicer.mrmlScene.Clear(0)
