@@ -112,6 +112,18 @@ class ResultTest(PanelCase):
         ui.logButton.click()
         self.assertIn("wrote nothing", panel._paper.text.plainText)
 
+    def test_names_are_shown_as_they_are(self):
+        ui, volume = self.panel.ui, add_sample()
+        volume.SetName("<b>H&N</b>")
+        ui.inputSelector1.setCurrentNode(volume)
+        self.apply()
+        shown = self.panel._cards.shown[0]
+        self.assertIn("<b>H&&N</b>", shown.widget.text)  # no shortcut, no underlined N
+        self.assertIn("<b>H&N</b>", shown.card.title)
+        for name, label in vars(ui).items():
+            if label.className() == "QLabel":
+                self.assertEqual(label.textFormat, qt.Qt.PlainText, name)
+
     def test_many_structures_are_a_table(self):
         labels = [Label(n, f"structure {n}") for n in range(1, 30)]
         ran = {"seconds": "2", "device": "cpu", "notes": "Memory was short."}

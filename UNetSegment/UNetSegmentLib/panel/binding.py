@@ -55,7 +55,7 @@ def _write(ui: Any, view: PanelView) -> None:
         label.text = words
         label.setVisible(bool(words))
     ui.structuresButton.text = view.structures
-    ui.optionsButton.text = view.options
+    ui.optionsButton.text = on_button(view.options)
     ui.optionsButton.toolTip = view.options_tip
     ui.applyButton.text = view.apply_text
     ui.applyButton.enabled = view.apply_enabled
@@ -66,6 +66,11 @@ def _write(ui: Any, view: PanelView) -> None:
         widget.setVisible(bool(view.folds))
     for name in CHOICES:
         getattr(ui, name).enabled = view.inputs_enabled
+
+
+def on_button(words: str) -> str:
+    """Text for a button: in a name such as ``H&N`` the ``&`` is to be seen, and makes no keyboard shortcut."""
+    return words.replace("&", "&&")
 
 
 def _offer(selector: Any, choices: Sequence[tuple[str, str]]) -> None:

@@ -11,6 +11,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from .binding import on_button
 from .checklist import swatch
 from .outcome import Card
 
@@ -86,16 +87,16 @@ class Cards:
     def _build(self, shown: Shown) -> Any:
         card = shown.card
         frame = ctk.ctkCollapsibleButton()
-        frame.text = card.title
+        frame.text = on_button(card.title)
         frame.setMinimumWidth(200)  # else the title's length would set the width of the whole panel
         frame.toolTip = _("{title}: a result, click to open or close it.").format(title=card.title)
         frame.setAccessibleName(_("Result: {title}").format(title=card.title))
         column = qt.QVBoxLayout(frame)
-        column.addWidget(_text(card.line))
+        column.addWidget(_text(card.line, qt.Qt.PlainText))
         if card.is_long:
             column.addWidget(_table(card))
         if html := card.html():
-            column.addWidget(_text(html))
+            column.addWidget(_text(html, qt.Qt.RichText))
         row = qt.QHBoxLayout()
         column.addLayout(row)
         buttons = []
@@ -131,8 +132,10 @@ def save(shown: Shown) -> None:
     slicer.util.openSaveDataDialog()
 
 
-def _text(words: str) -> Any:
-    label = qt.QLabel(words)
+def _text(words: str, form: int) -> Any:
+    label = qt.QLabel()
+    label.setTextFormat(form)  # else names with < in them might be taken for markup
+    label.text = words
     label.wordWrap = True
     label.setMinimumWidth(1)
     label.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
