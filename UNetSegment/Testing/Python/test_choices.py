@@ -216,6 +216,10 @@ class OutputTest(PanelCase):
         self.apply()
         self.assertEqual(len(self.panel._cards.shown), done + 2)
 
+    def test_many_names_are_not_all_told(self):
+        self.assertEqual(target.some(["a", "b", "c", "d"]), "a, b, c, d")
+        self.assertEqual(target.some([str(n) for n in range(1, 101)]), "1, 2, 3 and 97 more")
+
     def test_what_another_model_made_and_what_a_region_leaves_out_is_told(self):
         ui, panel = self.panel.ui, self.panel
         ui.inputSelector1.setCurrentNode(add_sample())

@@ -20,7 +20,7 @@ from ..volume import LabelMap
 from ..worker import Outcome, Worker
 from .others import Others
 from .read import world_volume
-from .target import check_present, check_target, completed
+from .target import check_present, check_target, completed, some
 from .write import discard, new_layer, write_segmentation
 
 GROWING = 20
@@ -221,7 +221,7 @@ class Run:
         ml = self._grid.voxel_volume_ml
         written = tuple(label for label in self._labels if label.name not in left)
         volumes = {label.value: outcome.voxels.get(label.value, 0) * ml for label in written}
-        told = f"Marked as completed, left as it was: {', '.join(left)}." if left else ""
+        told = f"Marked as completed, left as it was: {some(left)}." if left else ""
         if self._is_left:
             told = "The segmentation was changed by hand meanwhile and is left so: this result is in a new one."
         notes = " ".join(filter(None, [outcome.provenance.get("notes", ""), told]))

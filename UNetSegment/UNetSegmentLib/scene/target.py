@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import slicer
@@ -92,9 +92,9 @@ def target_note(
     source, parts = made_from(node), []
     if mended:
         words = tr(
-            "Corrected since and would be replaced: {names}. To keep it, mark it as completed in the Segment Editor."
+            "Corrected since and would be replaced: {names}. Segments marked as completed in the Segment Editor stay."
         )
-        parts.append(words.format(names=", ".join(mended)))
+        parts.append(words.format(names=some(mended, tr)))
     if replaced and source is not None and source is not reference:
         words = tr("It was made from '{source}': what it has of the same structures is replaced.")
         parts.append(words.format(source=source.GetName()))
@@ -103,8 +103,15 @@ def target_note(
     if replaced and region:
         parts.append(tr("Outside of '{region}' these structures become empty.").format(region=region))
     if kept:
-        parts.append(tr("Marked as completed, stays as it is: {names}.").format(names=", ".join(kept)))
+        parts.append(tr("Marked as completed, stays as it is: {names}.").format(names=some(kept, tr)))
     return " ".join(parts)
+
+
+def some(names: Sequence[str], tr: Callable[[str], str] = lambda text: text) -> str:
+    """``Liver, Spleen``; of many ``Liver, Spleen, Aorta and 101 more``."""
+    if len(names) <= 4:
+        return ", ".join(names)
+    return tr("{names} and {count} more").format(names=", ".join(names[:3]), count=len(names) - 3)
 
 
 def completed(node: Any, names: Collection[str]) -> list[str]:
