@@ -148,7 +148,7 @@ class ctkCollapsibleButton(QAbstractButton):
         self.style().drawItemText(
             painter,
             text,
-            int(Qt.AlignLeft.value | Qt.AlignVCenter.value),
+            int(Qt.AlignLeft.value | Qt.AlignVCenter.value | Qt.TextHideMnemonic.value),  # as CTK: && is one &
             self.palette(),
             self.isEnabled(),
             self.text(),
