@@ -16,6 +16,7 @@ from ...package import Package
 from ...package.architecture import check_shapes
 from ...package.tensors import read_tensors
 from ..stitch import Head
+from . import quiet
 
 _TICK_MS = 40
 _PLUGINS = {"cpu": "CPU", "intel-gpu": "GPU"}
@@ -41,7 +42,7 @@ class OpenVinoBackend:
         features: bool = False,
         threads: int | None = None,
     ) -> None:
-        import openvino as ov
+        ov = quiet.openvino()
 
         core, manifest = _core(), package.manifest
         self._flat = manifest.dimensions == 2
@@ -88,7 +89,7 @@ class OpenVinoBackend:
 def _core() -> Any:
     """OpenVINO, one for the whole process: its plugin sets the stack for signals of the thread that loads it, and takes that
     stack away when the last user goes, in whatever thread. The next signal would end the process."""
-    import openvino as ov
+    ov = quiet.openvino()
 
     return ov.Core()
 
@@ -145,7 +146,7 @@ def _read(core: Any, package: Package, fold: int, shape: list[int], exact: bool)
 
 def _without_head(model: Any) -> tuple[Any, Head | None]:
     """The model up to its last 1x1x1 convolution, and that as a :class:`Head`; unchanged where it has no such end."""
-    import openvino as ov
+    ov = quiet.openvino()
     from openvino import opset8 as ops
     from openvino.passes import ConstantFolding, Manager
 

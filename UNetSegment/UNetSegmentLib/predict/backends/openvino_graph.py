@@ -9,6 +9,7 @@ import numpy as np
 
 from ...package import UNetArchitecture
 from ...package.architecture import Convolution
+from . import quiet
 
 
 def build(
@@ -24,7 +25,7 @@ def build(
             adds up all voxels one after another and so errs by 1e-4 after some layers. Only for float32: in reduced
             precision MVN is the better one, as its sums stay in float32.
     """
-    import openvino as ov
+    ov = quiet.openvino()
     from openvino import opset8 as ops
 
     image = ops.parameter([1, architecture.channels, *size], np.float32, name="image")

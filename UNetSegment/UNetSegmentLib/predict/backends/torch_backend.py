@@ -16,6 +16,7 @@ from ...package import NETWORKS, Manifest, Package
 from ...package.pair import PAIR, parts
 from ...package.tensors import read_tensors
 from ..stitch import Head
+from . import quiet
 
 
 class TorchBackend:
@@ -183,7 +184,7 @@ def convert(package: Package, fold: int, target: Path) -> None:
         PackageError: See :func:`load_network`.
         BackendError: OpenVINO cannot take the network.
     """
-    import openvino as ov
+    ov = quiet.openvino()
     import torch
 
     manifest = package.manifest
