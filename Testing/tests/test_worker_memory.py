@@ -57,6 +57,28 @@ def test_large_memory_is_given_back_in_a_thread():
         assert (threads.pop() is threading.main_thread()) == (size < memory.LARGE)
 
 
+@needs_engine
+def test_a_job_that_ended_does_not_hold_who_waited_for_it(worker, model):
+    """Else the result of each run would stay in memory until Python looks for circles."""
+
+    class Waiting:
+        def __init__(self):
+            self.job = worker.predict(model, [image()], NUMBERS, on_slab=lambda *_: self, on_done=self.done)
+
+        def done(self, outcome):
+            pass
+
+    waiting = Waiting()
+    worker.wait(waiting.job)
+    gone = weakref.ref(waiting)
+    gc.disable()
+    try:
+        del waiting
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 @listed
 def test_memory_that_is_not_there_is_refused_before_somebody_writes_to_it():
     before, here = shared_names(os.getpid()), os.statvfs(SHARED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -24,36 +23,37 @@ class Apply:
     def __init__(self, panel: Any, parameters: Any) -> None:
         inputs = panel.inputs()
         self._panel, self._parameters, self._volume = panel, parameters, inputs[0]
-        self._manifest, self._title, self._device = panel.model.manifest, panel.model.title, panel.options()["device"]
+        self._manifest, self._title = panel.model.manifest, panel.model.title
         self._nodes = [*inputs, panel.output, parameters.region]
         self._began = 0.0
-        self._run = partial(
-            panel.logic.start,
-            inputs,
-            panel.output,
-            model=panel.model.name,
-            show3D=parameters.show3D,
-            region=parameters.region,
-            keep=panel.kept(),
-            everyFrame=panel.frames() > 1,
-            onProgress=self._progress,
-            onWarnings=panel.onWarnings,
-            onDone=self._done,
-            onError=self._failed,
+        self._choices = {
+            "inputVolume": inputs,
+            "outputSegmentation": panel.output,
+            "model": panel.model.name,
+            "show3D": parameters.show3D,
+            "region": parameters.region,
+            "keep": panel.kept(),
+            "everyFrame": panel.frames() > 1,
             **panel.options(),
-        )
+        }
 
     def begin(self) -> None:
         """Have installed what the model needs, then segment."""
         self._panel.ready.begin()
-        self._panel.dependencies.then(self._manifest, self._device, self._start)
+        self._panel.dependencies.then(self._manifest, self._choices["device"], self._start)
 
     def _start(self) -> None:
         try:
             for node in self._nodes:  # something may have been installed meanwhile
                 if node is not None and node.GetScene() is None:
                     raise InputError(f"'{node.GetName()}' is not in the scene any more; choose again and press Apply.")
-            run = self._run()
+            run = self._panel.logic.start(
+                **self._choices,
+                onProgress=self._progress,
+                onWarnings=self._panel.onWarnings,
+                onDone=self._done,
+                onError=self._failed,
+            )
         except Exception as error:
             self._failed(error)
             return

@@ -64,7 +64,7 @@ class FrameRun:
         self._before, self._frame = browser.GetSelectedItemNumber(), 0
         self._node: Any = None
         self._sequence = slicer.vtkMRMLSequenceNode()
-        self._run: Run
+        self._run: Run | None = None
         self.finished = False
         try:
             self._next()
@@ -74,7 +74,8 @@ class FrameRun:
 
     def cancel(self) -> None:
         """Stop; ends with ``Cancelled``, and the scene is as it was."""
-        self._run.cancel()
+        if self._run is not None:
+            self._run.cancel()
 
     def _show(self, frame: int) -> None:
         if self._browser.GetScene() is not None:
@@ -124,7 +125,7 @@ class FrameRun:
         self._finish(result, master)
 
     def _finish(self, result: Result, master: Any) -> None:
-        self.finished = True
+        self._run, self.finished = None, True  # the last run holds this: held in return, both would stay in memory
         sequence = self._sequence
         sequence.SetName(result.node.GetName())
         sequence.SetIndexName(master.GetIndexName())
@@ -141,7 +142,7 @@ class FrameRun:
             self._on_done(replace(result, provenance=provenance))
 
     def _fail(self, error: UNetSegmentError) -> None:
-        self.finished = True
+        self._run, self.finished = None, True
         node, self._node = self._node, None
         if node is not None:
             discard(node)

@@ -16,6 +16,8 @@ from ..predict.reports import InputWarning
 from ..volume import Volume
 from .memory import SharedArray
 
+_CALLBACKS = ("on_done", "on_error", "on_progress", "on_slab", "on_grown", "on_answer", "on_warnings")
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -98,15 +100,16 @@ class Job:
 
     def copied(self, message: dict[str, Any]) -> None:
         """In the reading thread: let the caller copy what is there of the result."""
-        held = self.shared[-1:]  # the main thread may let go of them meanwhile
+        # the main thread may let go of them meanwhile
+        held, on_answer, on_slab = self.shared[-1:], self.on_answer, self.on_slab
         if not held or self.is_cancelled:
             return
-        if "result" in message and self.on_answer is not None:
-            self.on_answer(held[0].array.T)
-        elif message.get("method") == "slab" and self.on_slab is not None:
+        if "result" in message and on_answer is not None:
+            on_answer(held[0].array.T)
+        elif message.get("method") == "slab" and on_slab is not None:
             box = _box(message.get("params", {}))
             if box is not None:
-                self.on_slab(box, held[0].array.T)
+                on_slab(box, held[0].array.T)
 
     def told(self, method: str, params: dict[str, Any]) -> Callable[[], None] | None:
         """What a notification of the worker calls for; None: nothing.
@@ -150,10 +153,15 @@ class Job:
                 error, result = WorkerError("The worker's answer cannot be read; run it again."), None
         self.let_go()
         self.result, self.error = result, error
-        if error is not None and self.on_error is not None:
-            self.on_error(error)
-        elif error is None and self.on_done is not None:
-            self.on_done(result)
+        on_done, on_error = self.on_done, self.on_error
+        for (
+            name
+        ) in _CALLBACKS:  # whoever waits for this job holds it: held in return, both would keep the result in memory
+            setattr(self, name, None)
+        if error is not None and on_error is not None:
+            on_error(error)
+        elif error is None and on_done is not None:
+            on_done(result)
 
     def let_go(self) -> None:
         """Free the memory that it shares; may be called from two threads at once."""
