@@ -314,7 +314,7 @@ class ResultTest(PanelCase):
             self.assertEqual(segment_names(shown.node), segment_names(first))
             for one, other in zip(self.masks(shown.node, volume), whole, strict=True):
                 self.assertTrue((one == other).all())
-            self.assertIn("changed by hand", shown.card.html())
+            self.assertIn("was changed meanwhile", shown.card.html())
 
     def masks(self, node, volume):
         segmentation = node.GetSegmentation()

@@ -223,7 +223,7 @@ class Run:
         volumes = {label.value: outcome.voxels.get(label.value, 0) * ml for label in written}
         told = f"Marked as completed, left as it was: {some(left)}." if left else ""
         if self._is_left:
-            told = "The segmentation was changed by hand meanwhile and is left so: this result is in a new one."
+            told = "The segmentation was changed meanwhile and is left so: this result is in a new one."
         notes = " ".join(filter(None, [outcome.provenance.get("notes", ""), told]))
         if self._on_done is not None:
             self._on_done(Result(node, written, volumes, {**outcome.provenance, "notes": notes}, self._warnings))
