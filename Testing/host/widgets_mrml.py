@@ -170,9 +170,8 @@ class qMRMLNodeComboBox(QWidget):
         return (self._ids[place + 1 :] or self._ids[:place][-1:] or [""])[0]
 
     def _on_change(self, node):
-        if not (
-            self._scene.IsImporting() or self._scene.IsClosing()
-        ):  # nodes of a scene that comes have no final IDs yet
+        # nodes of a scene that comes have no final IDs yet
+        if not (self._scene.IsImporting() or self._scene.IsClosing()):
             self._rebuild()
 
     def _accepts(self, node):
@@ -317,9 +316,8 @@ class qMRMLNodeComboBox(QWidget):
         for _, attribute, value in self._attributes:
             node.SetAttribute(attribute, value or "")
         node = self._scene.AddNode(node)
-        if node.IsA(
-            "vtkMRMLMarkupsNode"
-        ):  # by the Markups module; others have no display node until somebody makes one
+        # by the Markups module; others have no display node until somebody makes one
+        if node.IsA("vtkMRMLMarkupsNode"):
             node.CreateDefaultDisplayNodes()
         if self.selectNodeUponCreation:
             self.setCurrentNode(node)

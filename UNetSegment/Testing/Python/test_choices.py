@@ -309,11 +309,8 @@ class SceneTest(PanelCase):
         self.addCleanup(shutil.rmtree, folder)
         path = str(Path(folder) / "scene.mrb")
         self.assertTrue(slicer.util.saveScene(path))
-        for there, clear in (
-            (False, False),
-            (True, False),
-            (True, True),
-        ):  # to a scene with other choices, or in its place
+        # into an empty scene, to one with other choices, and in its place
+        for there, clear in ((False, False), (True, False), (True, True)):
             slicer.mrmlScene.Clear(0)
             self.assertTrue(self.panel.isConnected)
             if there:

@@ -222,9 +222,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.say("")
         kept = self.kept()
         written, output = self._written(), self.output
-        note = _("The frames go to a new sequence of segmentations.") if self.frames() > 1 else ""
         names = [node.GetName() if node else None for node in self.inputs()]
-        title = manifest.name if manifest else ""
+        if self.isRunning:
+            obstacles, note = {}, ""
+        else:
+            obstacles, note = self.logic.obstacles(volume, output, self.region, written), self._targetNote()
         ran, expected, region = self.ready.ran, self.expected.words(), self.region.GetName() if self.region else ""
         plan = state.plan_line(ran, self.ui.deviceSelector.currentText, expected, region, _)
         view = state.view(
@@ -240,10 +242,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             folds=parameters.folds,
             warnings=self._advice.warnings(),
             asking=self._advice.is_asking,
-            obstacles={} if self.isRunning else self.logic.obstacles(volume, output, self.region, written),
-            output_note=""
-            if self.isRunning
-            else note or self.logic.targetNote(volume, output, written, title, self.region),
+            obstacles=obstacles,
+            output_note=note,
             has_volumes=volume is not None or bool(self._volumes.there()),
         )
         binding.show(self.ui, view, self._shown)
@@ -254,15 +254,20 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._checklist.show(manifest.segments if manifest else (), kept)
         self._cards.refresh(self.isRunning)
 
+    def _targetNote(self) -> str:
+        """What the user may not expect of where the result goes."""
+        if self.frames() > 1:
+            return _("The frames go to a new sequence of segmentations.")
+        model = self.model.manifest.name if self.model.manifest else ""
+        return self.logic.targetNote(self.inputs()[0], self.output, self._written(), model, self.region)
+
     def onNodesChanged(self, came: bool, differs: bool) -> None:
         """A chosen node is not what it was, or a node came."""
         if not self.isConnected or self.isRunning:
             return
         if came:
             self._volumes.suggest(self._parameterNode, self.model.manifest)
-        if (
-            differs
-        ):  # a stroke in a segmentation, or a corner of a region that is dragged, says nothing about the volumes
+        if differs:  # a stroke in a segmentation or a region that is dragged says nothing about the volumes
             self._advice.outdate()
         self.refresh()
 
