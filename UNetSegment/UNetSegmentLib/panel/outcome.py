@@ -69,7 +69,7 @@ def card(
     if len(labels) > MANY:  # a scan shows few of the structures of a model of the whole body: those first
         labels = sorted(labels, key=lambda label: volumes_ml[label.value] == 0)
     taken = float(provenance["seconds"])
-    seconds = tr("under 0.1 s") if taken < 0.1 else tr("{seconds:.1f} s").format(seconds=taken)
+    seconds = tr("< 0.1 s") if taken < 0.1 else tr("{seconds:.1f} s").format(seconds=taken)
     title = " · ".join(filter(None, [clock, f"{volume} → {model.split(' (')[0]}"]))
     return Card(
         title=title,
