@@ -25,6 +25,7 @@ from UNetSegmentLib.labels import Label  # noqa: E402
 from UNetSegmentLib.panel import hierarchy, needs, structures  # noqa: E402
 from UNetSegmentLib.predict import forecast, speeds  # noqa: E402
 from UNetSegmentLib.predict.backends.installed import State  # noqa: E402
+from UNetSegmentLib.worker import Worker  # noqa: E402
 
 
 class FirstSightTest(PanelCase):
@@ -232,6 +233,18 @@ class SelfTestTest(PanelCase):
         self.assertIn("passed the self-test", self.panel.ui.statusLabel.text)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)
         self.panel._paper.dialog.hide()
+
+    @unittest.skipUnless(BACKEND, NO_BACKEND)
+    def test_where_no_worker_starts_the_check_is_of_what_apply_does_then(self):
+        for command in (["/no/such/python"], [sys.executable, "-c", "import sys; sys.exit(3)"]):
+            with self.subTest(command=command):
+                self.panel.logic._worker = Worker(command)
+                self.panel.ui.checkupButton.click()
+                self.finish()
+                self.assertIn("self-test: all well", self.panel._selfTest.report)
+                self.assertIn("models run inside of it", self.panel._selfTest.report)
+                self.panel._paper.dialog.hide()
+                self.panel.logic.stop()
 
     def test_a_wrong_answer_is_told(self):
         self.panel.ui.checkupButton.click()  # the stand-in for the worker labels what is bright

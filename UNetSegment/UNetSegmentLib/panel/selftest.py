@@ -8,7 +8,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from .. import package
-from ..errors import InputError
+from ..errors import InputError, WorkerError
 
 MODEL = "hippocampus-mr-t1"
 
@@ -39,16 +39,31 @@ class SelfTest:
         from .checkup import Checkup
 
         panel = self._panel
+        worker = panel.logic.worker()
+
+        def done(well: bool, report: str) -> None:
+            if not well and not panel.isCancelled and panel.logic.moveInside():  # as Apply does
+                self._start(model, sample, device)
+            else:
+                self._done(well, report)
+
         try:
             checkup = Checkup(
-                panel.logic.worker(),
+                worker,
                 model,
                 *sample,
                 options={"device": device, "mode": "auto"},
                 on_progress=panel.showProgress,
-                on_done=self._done,
-                host=f"{slicer.app.applicationName} {slicer.app.applicationVersion}",
+                on_done=done,
+                host=f"{slicer.app.applicationName} {slicer.app.applicationVersion}"
+                + (", models run inside of it" if worker.is_inside else ""),
             )
+        except WorkerError as error:
+            if panel.logic.moveInside():
+                self._start(model, sample, device)
+            else:
+                panel.onError(error)
+            return
         except Exception as error:
             panel.onError(error)
             return
