@@ -142,6 +142,8 @@ def load(source: str | os.PathLike[str]) -> Package:
         ) from None
     except ValueError as error:
         raise PackageError(f"The model in '{folder}' cannot be read: {MANIFEST_PATH} {error}.") from None
+    except PackageError as error:
+        raise PackageError(str(error).replace("The model's manifest", f"The manifest of '{folder}'")) from None
     _check(folder, manifest)
     return Package(folder.resolve(), manifest)
 
