@@ -26,6 +26,8 @@ CONTROLS = (
     *("QPushButton", "QToolButton", "QComboBox", "QCheckBox", "QLineEdit", "QTreeWidget", "QTextBrowser"),
     *("QListWidget", "QProgressBar", "ctkSearchBox", "ctkCollapsibleButton", "qMRMLNodeComboBox"),
 )
+CACHE = "unetsegment-tests-"
+"""How the name of a cache folder begins that is for tests alone."""
 NO_BACKEND = "neither openvino nor torch with monai is installed here"
 
 
@@ -62,8 +64,10 @@ def module():
 
 
 def setUpModule():
-    """Models that the tests import go into a cache folder of their own, whatever the user's is."""
-    folder = tempfile.mkdtemp(prefix="unetsegment-tests-")
+    """Models that the tests import go into a cache folder of their own, whatever the user's is; pytest has one for all."""
+    if Path(os.environ.get("UNETSEGMENT_CACHE", "")).name.startswith(CACHE):
+        return
+    folder = tempfile.mkdtemp(prefix=CACHE)
     unittest.addModuleCleanup(shutil.rmtree, folder, ignore_errors=True)
     place = unittest.mock.patch.dict(os.environ, {"UNETSEGMENT_CACHE": folder})
     place.start()
