@@ -51,7 +51,9 @@ def test_a_cache_that_cannot_be_written(tmp_path, cache):
 def test_a_bundle_of_our_own_stays_ours(tmp_path):
     folder = bundles.write(tmp_path / "b")
     (folder / "configs" / "manifest.json").write_text("{}", "utf-8")
-    with pytest.raises(PackageError, match=r"The manifest of .*b' is not valid \(.* is missing\); correct it, or install"):
+    with pytest.raises(
+        PackageError, match=r"The manifest of .*b' is not valid \(.* is missing\); correct it, or install"
+    ):
         package.load(folder)
 
 

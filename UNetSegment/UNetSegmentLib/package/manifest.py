@@ -69,7 +69,9 @@ class Manifest:
                 "update UNetSegment."
             )
         for problem in schema.problems(raw, _schema()):
-            raise PackageError(f"The model's manifest is not valid ({problem}); correct it, or install the model again.")
+            raise PackageError(
+                f"The model's manifest is not valid ({problem}); correct it, or install the model again."
+            )
         labels = tuple(_label(entry) for entry in raw["labels"])
         regions = raw["activation"] == "sigmoid"
         outputs = tuple(raw.get("outputs", [x.value for x in labels if not (regions and x.is_background)]))
