@@ -112,6 +112,20 @@ class ResultTest(PanelCase):
         ui.logButton.click()
         self.assertIn("wrote nothing", panel._paper.text.plainText)
 
+    def test_a_double_click_on_apply_does_not_cancel(self):
+        ui = self.panel.ui
+        self.untested()
+        ui.inputSelector1.setCurrentNode(add_sample())
+        ui.applyButton.click()
+        ui.applyButton.click()
+        self.finish()
+        self.assertEqual(len(self.panel._cards.shown), 1)
+        ui.applyButton.click()
+        self.panel._began -= 1
+        ui.applyButton.click()
+        self.finish()
+        self.assertIn("Cancelled", ui.statusLabel.text)
+
     def test_names_are_shown_as_they_are(self):
         ui, volume = self.panel.ui, add_sample()
         volume.SetName("<b>H&N</b>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from typing import Any
 
 import slicer
@@ -13,7 +14,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
 from ..errors import Cancelled, UNetSegmentError
-from . import binding, cards, outcome, state, structures
+from . import advice, binding, cards, outcome, state, structures
 from .advice import Advice
 from .apply import Apply
 from .checklist import Checklist
@@ -26,6 +27,8 @@ from .selftest import SelfTest
 from .volumes import Volumes, spread
 
 DEVICE_SETTING = "UNetSegment/Device"
+DOUBLE_CLICK = 0.4
+"""Seconds after Apply in which a click is no Cancel: it is the second half of a double click."""
 
 
 class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -38,6 +41,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode: Any = None
         self._parameterNodeTags: tuple[Any, int] = (None, 0)
         self._run: Any = None
+        self._began = 0.0
         self._cancel = False
         self._advice: Any = None
         self._isWaiting = False
@@ -320,8 +324,9 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onApplyButton(self, checked: bool = False) -> None:
         """Apply, or while it runs, Cancel."""
         if self.isRunning:
-            self._cancelRun()
-            self.say(_("Stopping"))
+            if not (advice.asks() and time.monotonic() - self._began < DOUBLE_CLICK):
+                self._cancelRun()
+                self.say(_("Stopping"))
             return
         agreed = self._advice.agreed()
         if self._advice.is_refused:  # said where it belongs
@@ -331,6 +336,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.refresh()
             return
         self._advice.forget()
+        self._began = time.monotonic()
         Apply(self, self._parameterNode).begin()
 
     def hold(self, run: Any) -> None:
