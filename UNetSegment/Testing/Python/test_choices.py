@@ -208,6 +208,11 @@ class OutputTest(PanelCase):
             self.assertIsNone(self.panel._run)
             self.assertIn("corrected by hand would be lost", ui.statusLabel.text)
             self.assertEqual(ui.applyButton.text, "Segment anyway")
+            ui.structuresNoneButton.click()  # nothing can be run: the question goes
+            self.assertEqual(ui.statusLabel.text, "")
+            ui.structuresAllButton.click()
+            self.assertEqual(ui.applyButton.text, "Apply")
+            ui.applyButton.click()
             self.panel._advice._asked_at -= 1
             self.apply()
             self.assertEqual(len(self.panel._cards.shown), done + 1)

@@ -50,9 +50,8 @@ class Advice:
         if now != self._seen and None not in now:
             self._seen = now
             self._timer.start()
-        if self._asked and self._asked != self._subject():  # the question went with the choice
-            self._asked = ()
-            self._panel.say("")
+        if self._asked != self._subject():  # the question went with the choice
+            self.withdraw()
         return self._warnings if now == self._about else ()
 
     def take(self, warnings: list[InputWarning]) -> None:
@@ -129,8 +128,17 @@ class Advice:
         self._timer.stop()
 
     def _subject(self) -> tuple:
-        """What the user is asked about: the choices, and what was corrected by hand."""
-        return (self._choices(), *self._panel.corrected()) if self._panel.isConnected else ()
+        """What the user is asked about: the choices, and what was corrected by hand in the segmentation that is written to."""
+        panel = self._panel
+        if not panel.isConnected:
+            return ()
+        return self._choices(), panel.output and panel.output.GetID(), *panel.corrected()
+
+    def withdraw(self) -> None:
+        """What was asked about cannot be run any more: ask no longer."""
+        if self._asked:
+            self._asked = ()
+            self._panel.say("")
 
     def _choices(self) -> tuple:
         panel = self._panel

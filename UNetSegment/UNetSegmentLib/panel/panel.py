@@ -250,6 +250,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             output_note=note,
             has_volumes=volume is not None or bool(self._volumes.there()),
         )
+        if not view.apply_enabled:
+            self._advice.withdraw()
         binding.show(self.ui, view, self._shown)
         self._shown = view
         frames = self.logic.frames(volume)
