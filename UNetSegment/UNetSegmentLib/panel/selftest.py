@@ -78,3 +78,4 @@ class SelfTest:
             panel.say(words)
             panel._paper.show(_("Self-test"), report, "UNetSegment-self-test.txt")
         panel.end()
+        panel.ui.logButton.visible = False  # the report tells more
