@@ -259,8 +259,11 @@ class _Sums:
                 norm[...] = 0
             return
         answers, weight = answer[within], self.weight[within[1:]]
-        if not isinstance(total, np.ndarray):
-            _weigh(total, norm, weight, answers, is_fresh)
+        if not isinstance(total, np.ndarray):  # in place: the device may have no room for a copy
+            answers *= weight
+            (total.copy_ if is_fresh else total.add_)(answers)
+            if norm is not None:
+                (norm.copy_ if is_fresh else norm.add_)(weight)
             return
         axis = passes.slowest(weight)
 
@@ -369,7 +372,7 @@ def _product(head: Head, features: Any) -> Any:
     return result
 
 
-def _weigh(total: Any, norm: Any | None, weight: Any, answers: Any, is_fresh: bool) -> None:
+def _weigh(total: np.ndarray, norm: np.ndarray | None, weight: np.ndarray, answers: np.ndarray, is_fresh: bool) -> None:
     """Add answers (F, ...) times their weights (...) to the sums, or write them there."""
     for one, answer in zip(total, answers, strict=True):
         if is_fresh:
