@@ -48,6 +48,17 @@ def test_voxels_are_counted_by_value(monkeypatch, shape, dtype):
         np.testing.assert_array_equal(passes.counts(turned, size, threads), expected[:size])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
+@pytest.mark.parametrize("values", [[], [3], [0, 5, 200], list(range(10, 40))])
+def test_values_are_erased(monkeypatch, dtype, values):
+    monkeypatch.setattr(passes, "THREADED_FROM", 1)
+    array = np.random.default_rng(0).integers(0, 256, (9, 40, 30)).astype(dtype)
+    array[0, 0] -= 7  # some below zero, where there can be
+    expected = np.where(np.isin(array, values), 0, array)
+    passes.erase(array, values, 3)
+    np.testing.assert_array_equal(array, expected)
+
+
 @pytest.mark.parametrize(
     "how",
     [

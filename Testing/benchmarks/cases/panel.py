@@ -22,6 +22,7 @@ PLANE, SLICES, CLASSES = 512, 300, 3
 WAYS = {
     "patches side by side": {"overlap": 0.0, "spacing": 1.0},
     "side by side, axes as Slicer stores them": {"overlap": 0.0, "spacing": 1.0, "slices_first": True},
+    "side by side, into the last result": {"overlap": 0.0, "spacing": 1.0, "into": True},
     "patches overlapping by half": {"overlap": 0.5, "spacing": 1.0},
     "side by side, at 1.5 mm": {"overlap": 0.0, "spacing": 1.5},
     "side by side, without a worker": {"overlap": 0.0, "spacing": 1.0, "inside": True},
@@ -80,7 +81,7 @@ HEAD += ["peak GiB of the process tree"]
 
 
 def _way(name: str, way: dict[str, Any], options: Options, folder: Path) -> dict[str, Any]:
-    inside, slices_first = way.pop("inside", False), way.pop("slices_first", False)
+    inside, slices_first, into = (way.pop(key, False) for key in ("inside", "slices_first", "into"))
     package = narrow_package(folder / name.replace(" ", "-"), CLASSES, slices_first, features=CLASSES, kernel=1, **way)
     compiled = {
         "PYTHONDONTWRITEBYTECODE": "",
@@ -90,7 +91,7 @@ def _way(name: str, way: dict[str, Any], options: Options, folder: Path) -> dict
     with Session(name, "benchmarks.contenders.panel", sys.executable, options.threads, scratch, compiled) as session:
         opened = session.call("begin", package=str(package)).result
         session.call("prepare", slices=SLICES, plane=PLANE, inside=inside)
-        answers = [session.call("apply") for _ in range(1 + options.repeats)]
+        answers = [session.call("apply", into=into) for _ in range(1 + options.repeats)]
         session.call("end")
     applies = [_apply(answer) for answer in answers]
     again = applies[1:]

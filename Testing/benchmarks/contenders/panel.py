@@ -147,12 +147,21 @@ def prepare(slices: int, plane: int, inside: bool) -> None:
         time.sleep(0.01)
 
 
-def apply() -> dict[str, Any]:
-    """Click Apply and let the application live until the result is there."""
+def apply(into: bool = False) -> dict[str, Any]:
+    """Click Apply and let the application live until the result is there.
+
+    Args:
+        into: Write into the last result, one of whose structures is marked as completed, instead of a new segmentation.
+    """
     panel, slicer = _state["panel"], _state["slicer"]
     outside, lines = not panel.logic.worker().is_inside, len(panel.logic.log())
-    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):  # each result is a new one
-        slicer.mrmlScene.RemoveNode(node)
+    results = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    if into and results:
+        results[0].GetSegmentation().GetNthSegment(0).SetTag("Segmentation.Status", "completed")
+        panel.ui.outputSelector.setCurrentNode(results[0])
+    else:
+        for node in results:
+            slicer.mrmlScene.RemoveNode(node)
     slicer.app.processEvents()
     if not outside:
         from benchmarks.contenders import timed_worker

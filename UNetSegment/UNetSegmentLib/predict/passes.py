@@ -154,6 +154,21 @@ def bricks(shape: Sequence[int], axes: Sequence[int]) -> list[tuple[slice, slice
     return list(itertools.product(*cuts))
 
 
+def erase(array: np.ndarray, values: Sequence[int], threads: int = 1) -> None:
+    """Voxels of an array (I, J, K) of integers that have one of the values become 0."""
+    if len(values) > FEW and array.dtype == np.uint8:
+        table = np.arange(256, dtype=np.uint8)
+        table[list(values)] = 0
+        transfer(array, array, threads, table)
+        return
+
+    def work(part: np.ndarray) -> None:
+        for value in values:
+            part *= part != value
+
+    each(work, array, threads)
+
+
 def total(array: np.ndarray, threads: int = 1) -> float:
     """The sum of an array (..., I, J, K) of floats; not finite where one of them is not."""
     axis = slowest(array)

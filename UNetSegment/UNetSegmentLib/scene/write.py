@@ -11,6 +11,7 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..labels import Label
+from ..predict import passes
 from ..volume import LabelMap
 from .target import ATTRIBUTE, STATUS, binary, check_target, find_segment, made_from, status
 
@@ -54,7 +55,7 @@ def write_segmentation(
         layer, voxels = new_layer(reference, len(labels.segments))
         table = np.zeros(65536, voxels.dtype)
         table[[label.value for label in labels.segments]] = np.arange(1, len(labels.segments) + 1)
-        np.take(table, labels.array.T, out=voxels)
+        passes.transfer(voxels, labels.array.T, passes.count(), table)
     created = node is None
     if created:
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name or reference.GetName()))
@@ -172,8 +173,8 @@ def _clear_left(segmentation: Any, left: list[tuple[Any, int]]) -> None:
     for layer in {id(layer): layer for layer, _ in left if layer is not None}.values():
         if layer.GetPointData().GetScalars() is None or all(s.GetRepresentation(binary()) is not layer for s in used):
             continue
-        voxels = vtk_to_numpy(layer.GetPointData().GetScalars())
-        voxels[np.isin(voxels, [value for other, value in left if other is layer])] = 0
+        voxels = vtk_to_numpy(layer.GetPointData().GetScalars()).reshape(layer.GetDimensions()[::-1])
+        passes.erase(voxels, [value for other, value in left if other is layer], passes.count())
         layer.GetPointData().GetScalars().Modified()
         layer.Modified()
 
