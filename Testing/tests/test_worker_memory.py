@@ -46,14 +46,19 @@ def test_shared_arrays_share_and_leave_no_name(capfd):
     assert "Exception ignored" not in capfd.readouterr().err
 
 
-def test_large_memory_is_given_back_in_a_thread():
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_large_memory_is_given_back_in_a_thread(is_closed):
     """It takes the system some 40 ms for a large CT, which the window would stand still."""
     threads = []
     for size in (memory.LARGE - 1, memory.LARGE):
         shared = SharedArray.create((size,), np.uint8)
         weakref.finalize(shared.array, lambda: threads.append(threading.current_thread()))
-        shared.close()
-        assert shared.array.size == 0 and wait_until(lambda: len(threads) == 1, 5)
+        shared.forget_name()
+        if is_closed:
+            shared.close()
+            assert shared.array.size == 0
+        del shared
+        assert wait_until(lambda: len(threads) == 1, 5)
         assert (threads.pop() is threading.main_thread()) == (size < memory.LARGE)
 
 

@@ -19,6 +19,7 @@ from UNetSegmentLib.predict import Prediction, Progress
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.volume import LabelMap
 from UNetSegmentLib.worker import Job, Outcome
+from UNetSegmentLib.worker.memory import SharedArray
 
 MODULE = Path(__file__).resolve().parents[2] / "UNetSegment.py"
 BACKEND = is_installed("openvino") or (is_installed("torch") and is_installed("monai"))
@@ -151,7 +152,10 @@ class FakeWorker:
             "notes": "",
             "model": Path(self.asked[-1][1]).name,
         }
-        job.answer = Outcome(result, voxels, ran, None)
+        memory = SharedArray.create(result.T.shape, result.dtype)
+        memory.forget_name()
+        memory.array[...] = result.T
+        job.answer = Outcome(memory, voxels, ran)
 
     def cancel(self, job):
         job.cancelled_at = 1.0

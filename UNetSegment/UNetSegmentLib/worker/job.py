@@ -24,15 +24,19 @@ class Outcome:
     """What a prediction gave.
 
     Args:
-        array: (I, J, K) numbers as asked for, in shared memory that lives as long as this object.
+        memory: Where the numbers are; (K, J, I), as Slicer stores them.
         voxels: Count of voxels by label value.
         provenance: What was run.
     """
 
-    array: np.ndarray
+    memory: SharedArray = field(repr=False)
     voxels: dict[int, int]
     provenance: dict[str, str]
-    memory: SharedArray = field(repr=False)
+
+    @property
+    def array(self) -> np.ndarray:
+        """(I, J, K) numbers as asked for."""
+        return self.memory.array.T
 
 
 @dataclass(eq=False)
@@ -146,8 +150,7 @@ class Job:
         if error is None and self.shared:
             try:
                 voxels = {int(value): int(count) for value, count in result["voxels"].items()}
-                memory = self.shared[-1]
-                result = Outcome(memory.array.T, voxels, dict(result["provenance"]), memory)
+                result = Outcome(self.shared[-1], voxels, dict(result["provenance"]))
                 self.shared.pop().forget_name()
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
                 error, result = WorkerError("The worker's answer cannot be read; run it again."), None

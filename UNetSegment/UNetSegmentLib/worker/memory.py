@@ -7,6 +7,7 @@ frees it when both have let go, however they end.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import errno
@@ -110,14 +111,24 @@ class SharedArray:
                 self._memory.unlink()
 
     def close(self) -> None:
-        """Let go. Where somebody still looks at the array, the memory stays until they do no longer.
-
-        The system takes a quarter of a millisecond for each megabyte: a large array is given back in a thread.
-        """
+        """Let go. Where somebody still looks at the array, the memory stays until they do no longer."""
         self.forget_name()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """The system takes a quarter of a millisecond for each megabyte: a large array is given back in a thread.
+
+        Python's own ``Thread`` waits until it runs: for ever where the program is about to end.
+        """
         held, self.array = [self.array], np.empty(0)
         if held[0].nbytes >= LARGE:
-            threading.Thread(target=held.clear, daemon=True).start()
+            _thread.start_new_thread(held.clear, ())
+
+    def __del__(self) -> None:
+        try:
+            self._give_back()
+        except Exception:  # at the end of the program much is missing
+            return
 
 
 _CREATED: weakref.WeakSet[SharedArray] = weakref.WeakSet()
