@@ -296,7 +296,7 @@ def test_air_is_skipped_and_said(threshold):
         result = threshold.predict(image, **{option: True})
         same(result.labels.array, whole)
         assert f'"{option}": true' in result.provenance["options"]
-    assert "patches skipped" in threshold.predict(image, skip_background=True).provenance["notes"]
+    assert "patches were left out" in threshold.predict(image, skip_background=True).provenance["notes"]
 
 
 def test_compact_probabilities(folds):

@@ -214,7 +214,9 @@ class Predictor:
         asked = {"region": region, "skip_background": skip_background, "crop_to_body": crop_to_body}
         asked = {key: value for key, value in asked.items() if value}
         notes = (
-            self.notes + ladder.notes + ([f"{tiling.count - count} of {tiling.count} patches skipped"] if asked else [])
+            self.notes
+            + ladder.notes
+            + ([f"{tiling.count - count} of {tiling.count} patches were left out."] if count < tiling.count else [])
         )
         provenance = self._provenance({"patches": count, **asked}, notes, seconds, network)
         if warnings:
