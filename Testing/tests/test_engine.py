@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from UNetSegmentLib.predict import Predictor
 from UNetSegmentLib.predict.backends import choose, is_installed
 from UNetSegmentLib.predict.export import Decision
 from UNetSegmentLib.predict.modes import Configuration
-from UNetSegmentLib.predict.preprocess import preprocess
+from UNetSegmentLib.predict.preprocess import body, preprocess
 from UNetSegmentLib.predict.tiles import Tiling, weights
 from UNetSegmentLib.volume import Grid, Reorientation, Volume
 
@@ -296,7 +297,20 @@ def test_air_is_skipped_and_said(threshold):
         result = threshold.predict(image, **{option: True})
         same(result.labels.array, whole)
         assert f'"{option}": true' in result.provenance["options"]
-    assert "patches were left out" in threshold.predict(image, skip_background=True).provenance["notes"]
+    left, of = re.fullmatch(
+        r"(\d+) of (\d+) patches were left out\.", threshold.predict(image, skip_background=True).provenance["notes"]
+    ).groups()
+    assert int(left) > int(of) / 2  # the body fills a twentieth of the image
+    assert not threshold.predict(image).provenance["notes"]
+
+
+def test_body_is_all_of_an_image_without_air():
+    assert body(np.full((1, 5, 6, 7), 3, np.int16)).all()
+    image = np.zeros((2, 10, 9, 8), np.float32)
+    image[0, 2:6, 3:5] = 100
+    image[1, 5:9, 1:3] = -50  # in some channel; what is bright in this one is all but these
+    np.testing.assert_array_equal(body(image[:1]), image[0] > 0)
+    np.testing.assert_array_equal(body(image), (image[0] > 0) | (image[1] == 0))
 
 
 def test_compact_probabilities(folds):

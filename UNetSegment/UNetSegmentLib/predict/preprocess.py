@@ -220,7 +220,9 @@ def body(array: np.ndarray) -> np.ndarray:
         sums = np.cumsum(counts * centres)
         with np.errstate(divide="ignore", invalid="ignore"):
             between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-        threshold = centres[int(np.nanargmax(between[:-1]))] if len(counts) > 1 else edges[0]
+        between = np.nan_to_num(between[:-1], nan=-1.0)
+        best = np.flatnonzero(between == between.max())  # all of a gap between air and body are as good
+        threshold = centres[best].mean() if between.max() >= 0 else edges[0]
         mask |= channel > (threshold + edges[0]) / 2
     return mask
 
