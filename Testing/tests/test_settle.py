@@ -13,7 +13,7 @@ from synthetic.images import blobs
 from synthetic.packages import labels_for, random_linear
 from UNetSegmentLib import package
 from UNetSegmentLib.package import Inference, Manifest
-from UNetSegmentLib.predict import Predictor, passes, predictor
+from UNetSegmentLib.predict import Predictor, passes, tiles
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.predict.export import Decision, settled
 from UNetSegmentLib.predict.preprocess import preprocess
@@ -208,7 +208,7 @@ def test_labels_are_those_of_the_image_finished_first(tmp_path, monkeypatch, ove
     assert len(np.unique(expected)) > 1
     into, boxes = np.zeros(grid.shape[::-1], np.uint8).T, []
     for often in (0.0, 100.0):
-        monkeypatch.setattr(predictor, "OFTEN", often)
+        monkeypatch.setattr(tiles, "OFTEN", often)
         into[...] = 0
         found = engine.predict(image, on_slab=boxes.append, into=into).labels.array
         assert found is into and all(np.shares_memory(slab.labels, into) for slab in boxes)

@@ -31,8 +31,6 @@ from .reports import InputWarning, Progress
 from .stitch import Head, Stitcher
 from .tiles import Tiling, weights
 
-OFTEN = 2.0
-"""Patches that cover a voxel, on average, from which the whole image is normalised before it is cut."""
 CUDA_BATCH = 4
 """Patches per run on a GPU to begin with."""
 
@@ -141,9 +139,7 @@ class Predictor:
         image, order = ready.slices_first()
         window = manifest.inference
         tiling = Tiling.of(image.grid.shape, window, chosen.overlap, order)
-        if (
-            tiling.padded != tiling.shape or tiling.redundancy > OFTEN
-        ):  # what lies around the image is 0 once it is finished
+        if tiling.is_dense or tiling.padded != tiling.shape:  # what lies around a finished image is 0
             image, _ = ready.finished(threads).slices_first()
         del ready
         box = focus.source_box(image, region, volume.grid.shape) if region is not None else None

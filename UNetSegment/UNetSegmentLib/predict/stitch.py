@@ -83,10 +83,7 @@ class Stitcher:
         tiling, sums = self.tiling, _Sums(self)
         count = max(CHUNK_BYTES // (4 * len(self.background) * tiling.shape[1] * tiling.shape[2]), 1)
 
-        def took(cut: Box, first: Box, last: Box, answer: Any | None) -> None:
-            sums.add(cut, cut, first, sums.ready(answer))
-
-        for low, high in self._slabs(image, sums, took):
+        for low, high in self._slabs(image, sums, lambda cut, first, last, answer: sums.add(cut, answer)):
             for start in range(low, high, count):
                 for box in sums.pieces((slice(start, min(start + count, high)), *self._inner[1:])):
                     yield box[0].start - tiling.before[0], self._outputs(sums, box)
@@ -102,21 +99,26 @@ class Stitcher:
         Yields:
             ``(start, stop)``: rows of the image that are final; each row once, in order.
         """
-        sums, axes = _Sums(self, not is_scale_free, self.tiling.shared_rows()), passes.order(self.weight)
+        often = self.tiling.is_dense  # in small parts, summing takes longer than what it saves
+        sums = _Sums(self, not is_scale_free, None if often else self.tiling.shared_rows())
+        axes = passes.order(self.weight)
 
         def took(cut: Box, first: Box, last: Box, answer: Any | None) -> None:
+            if often:
+                sums.add(cut, answer)
+                return
             alone = common(first, last)
             self._hand(put, alone, lambda part: self._alone(cut, part, answer), _is_here(answer))
-            ready, summed = without(last, alone, axes), without(cut, last, axes)
-            if ready or summed:
-                answer = sums.ready(answer)
-            for box in ready:
-                for piece in sums.pieces(box):
-                    self._hand(put, piece, lambda part: sums.outputs(part, cut, answer), _is_here(sums.total))
-            for box in summed:
-                sums.add(cut, box, first, answer)
+            final = without(last, alone, axes)
+            ready = sums.ready(answer) if final else None
+            for piece in (piece for box in final for piece in sums.pieces(box)):
+                self._hand(put, piece, lambda part: sums.outputs(part, cut, ready), _is_here(sums.total))
+            for box in without(cut, last, axes):
+                sums.add(cut, answer, box)
 
         for low, high in self._slabs(image, sums, took):
+            for piece in sums.pieces((slice(low, high), *self._inner[1:])) if often else ():
+                self._hand(put, piece, sums.outputs, _is_here(sums.total))
             if low < high:
                 yield low - self.tiling.before[0], high - self.tiling.before[0]
 
@@ -144,6 +146,7 @@ class Stitcher:
                 first, final = zip(*(cells[axis][n] for axis, n in enumerate(place)), strict=True)
                 took(_cut(place, tiling.patch), first, final, next(answers) if wanted[place] else None)
             yield max(last.start, inner.start), min(last.stop, inner.stop)
+            sums.clear(last.start, last.stop)
 
     def _answers(self, image: np.ndarray, places: list[Triple], sums: _Sums) -> Iterator[Any]:
         """The network's answer (F, *patch) to each patch."""
@@ -236,43 +239,42 @@ class _Sums:
             answer = answer.float().cpu().numpy()
         return answer
 
-    def add(self, cut: Box, part: Box, first: Box, answer: Any | None) -> None:
-        """Add a ``part`` of the answer (F, *patch), made ready, of the patch at ``cut``; nothing where it is None.
-
-        What this patch is the ``first`` to cover is written, whatever was there before.
-        """
-        if self.total is None:
-            return
-        fresh = common(part, first)
-        for box in without(part, fresh, passes.order(self.of.weight)):
-            for piece in self.pieces(box) if answer is not None else ():
-                self._add(piece, cut, answer, False)
-        for piece in self.pieces(fresh):
-            self._add(piece, cut, answer, True)
-
-    def _add(self, piece: Box, cut: Box, answer: Any | None, is_fresh: bool) -> None:
-        here, within = self._ring(piece), _within(cut, piece)
-        total, norm = self.total[here], self.norm[here[1:]] if self.means else None
-        if answer is None:
-            total[...] = 0
+    def add(self, cut: Box, answer: Any | None, part: Box | None = None) -> None:
+        """Add the answer (F, *patch) of the patch at ``cut``, or only a ``part`` of it; nothing where it is None."""
+        answer = self.ready(answer)
+        for piece in self.pieces(part or cut) if answer is not None else ():
+            here, within = self._ring(piece), _within(cut, piece)
+            total, norm = self.total[here], self.norm[here[1:]] if self.means else None
+            answers, weight = answer[within], self.weight[within[1:]]
+            if isinstance(total, np.ndarray):
+                self._add(total, norm, answers, weight)
+                continue
+            answers *= weight  # in place: the device may have no room for a copy
+            total += answers
             if norm is not None:
-                norm[...] = 0
-            return
-        answers, weight = answer[within], self.weight[within[1:]]
-        if not isinstance(total, np.ndarray):  # in place: the device may have no room for a copy
-            answers *= weight
-            (total.copy_ if is_fresh else total.add_)(answers)
-            if norm is not None:
-                (norm.copy_ if is_fresh else norm.add_)(weight)
-            return
+                norm += weight
+
+    def _add(self, total: np.ndarray, norm: np.ndarray | None, answers: np.ndarray, weight: np.ndarray) -> None:
         axis = passes.slowest(weight)
 
         def work(cut: slice) -> None:
             for part in passes.blocks(cut, weight.size // weight.shape[axis]):
-                some = (slice(None), *passes.along(axis, part))
-                _weigh(total[some], norm if norm is None else norm[some[1:]], weight[some[1:]], answers[some], is_fresh)
+                here = passes.along(axis, part)
+                for one, answer in zip(total, answers, strict=True):
+                    one[here] += answer[here] * weight[here]
+                if norm is not None:
+                    norm[here] += weight[here]
 
         passes.share(work, weight.shape[axis], self.of.threads if weight.size >= passes.THREADED_FROM else 1)
+
+    def clear(self, start: int, after: int) -> None:
+        """Rows ``start..after`` of the padded image are handed out: their places are free again."""
+        if self.total is None or after >= self.of.tiling.padded[0]:
+            return
+        for _, row in self._rows(start, after):
+            self.total[:, row] = 0
+            if self.means:
+                self.norm[row] = 0
 
     def outputs(self, box: Box, cut: Box | None = None, answer: Any | None = None) -> Any:
         """Outputs (K, ...) of a box of :meth:`pieces`: their means, or else any multiple of them.
@@ -311,7 +313,7 @@ class _Sums:
         return True
 
     def _begin(self, answer: Any) -> None:
-        plane, make = self.of.tiling.padded[1:], np.zeros if self.of.wanted is not None else np.empty
+        plane = self.of.tiling.padded[1:]
         if not isinstance(answer, np.ndarray):
             try:
                 self.total = answer.new_zeros((len(answer), self.depth, *plane))
@@ -321,9 +323,9 @@ class _Sums:
             except RuntimeError:  # the device has no room for them
                 self.total = None
         self.weight = self.of.weight
-        self.total = passes.empty((len(answer), self.depth, *plane), np.float32, self.weight, make)
+        self.total = passes.empty((len(answer), self.depth, *plane), np.float32, self.weight, np.zeros)
         if self.means:
-            self.norm = passes.empty((self.depth, *plane), np.float32, self.weight, make)
+            self.norm = passes.empty((self.depth, *plane), np.float32, self.weight, np.zeros)
 
     def _ring(self, box: Box) -> tuple[slice, slice, slice, slice]:
         """Where the outputs of a box of :meth:`pieces` lie."""
@@ -332,7 +334,7 @@ class _Sums:
 
     def _rows(self, start: int, stop: int) -> list[tuple[slice, slice]]:
         """Where rows ``start..stop`` lie in the ring: pairs of (part of these rows, rows of the ring)."""
-        first, count = int(self._slots[start]) % self.depth, stop - start
+        first, count = int(self._slots[start]) % self.depth, int(self._slots[stop] - self._slots[start])
         before_end = min(count, self.depth - first)
         pieces = [(slice(0, before_end), slice(first, first + before_end))]
         if count > before_end:
@@ -370,20 +372,6 @@ def _product(head: Head, features: Any) -> Any:
     np.matmul(weight, inside, out=outside)
     outside += bias[:, None]
     return result
-
-
-def _weigh(total: np.ndarray, norm: np.ndarray | None, weight: np.ndarray, answers: np.ndarray, is_fresh: bool) -> None:
-    """Add answers (F, ...) times their weights (...) to the sums, or write them there."""
-    for one, answer in zip(total, answers, strict=True):
-        if is_fresh:
-            one[...] = answer * weight
-        else:
-            one += answer * weight
-    if norm is not None:
-        if is_fresh:
-            norm[...] = weight
-        else:
-            norm += weight
 
 
 def _like(array: Any, values: np.ndarray) -> Any:

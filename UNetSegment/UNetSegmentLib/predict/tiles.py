@@ -18,6 +18,8 @@ from ..package import Inference
 
 Triple = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
+OFTEN = 2.0
+"""Patches that cover a voxel, on average, from which a tiling is dense."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Tiling:
     def redundancy(self) -> float:
         """How many patches cover a voxel of the padded image, on average."""
         return float(self.count * np.prod(self.patch, dtype=np.float64) / np.prod(self.padded, dtype=np.float64))
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether voxels are covered so often that what can be done once for all of them is not done patch by patch."""
+        return self.redundancy > OFTEN
 
     def in_plane(self) -> list[tuple[int, int]]:
         """The (j, k) starts of the patches of one slab."""
