@@ -176,14 +176,20 @@ def test_a_pip_that_hangs_is_cancelled_with_all_its_processes(place, monkeypatch
         monkeypatch.delenv("PIP_NO_INDEX")
         monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
         monkeypatch.setenv("PIP_TIMEOUT", "600")
-        answered = threading.Event()
-        threading.Thread(target=lambda: (silent.accept(), answered.set()), daemon=True).start()
+        asked, connections = threading.Event(), []
+
+        def listen():
+            connections.append(silent.accept()[0])  # kept: one that ends is closed
+            connections[0].recv(1)
+            asked.set()
+
+        threading.Thread(target=listen, daemon=True).start()
         end = time.monotonic() + 60
         began = []
 
         def cancelled():
             assert time.monotonic() < end
-            if answered.is_set() and not began:
+            if asked.is_set() and not began:
                 assert len(place.processes()) >= 2  # the launcher and pip
                 began.append(time.monotonic())
             return bool(began)
@@ -191,6 +197,7 @@ def test_a_pip_that_hangs_is_cancelled_with_all_its_processes(place, monkeypatch
         with pytest.raises(Cancelled):
             place.run("small", cancelled=cancelled)
         assert time.monotonic() - began[0] < pip.GRACE  # it listened
+        connections[0].close()
     assert not place.processes()
 
 
@@ -215,7 +222,7 @@ def stop_halfway(place, monkeypatch, sign, requirement="small"):
 
 
 def test_an_installation_that_was_killed_halfway_is_seen_and_mended(place, monkeypatch):
-    build_wheel(place.wheels, "small", files=800)
+    build_wheel(place.wheels, "small", files=3000)
     with monkeypatch.context() as patch:
         stop_halfway(place, patch, lambda: (place.packages / "small").is_dir())
     there = place.state()
@@ -225,9 +232,9 @@ def test_an_installation_that_was_killed_halfway_is_seen_and_mended(place, monke
 
 
 def test_a_replacement_that_was_killed_halfway_is_seen_and_mended(place, monkeypatch):
-    build_wheel(place.wheels, "small", "1.0", files=500)
+    build_wheel(place.wheels, "small", "1.0", files=2000)
     place.run("small")
-    build_wheel(place.wheels, "small", "2.0", files=500)
+    build_wheel(place.wheels, "small", "2.0", files=2000)
     with monkeypatch.context() as patch:
         before = place.packages / "small-1.0.dist-info"
         stop_halfway(place, patch, lambda: any(place.packages.glob("~*")) and not before.exists(), "small>=2")
@@ -238,9 +245,9 @@ def test_a_replacement_that_was_killed_halfway_is_seen_and_mended(place, monkeyp
 
 
 def test_a_replacement_that_is_cancelled_is_put_back(place):
-    build_wheel(place.wheels, "small", "1.0", files=500)
+    build_wheel(place.wheels, "small", "1.0", files=2000)
     place.run("small")
-    build_wheel(place.wheels, "small", "2.0", files=500)
+    build_wheel(place.wheels, "small", "2.0", files=2000)
     with pytest.raises(Cancelled):
         place.run("small>=2", cancelled=lambda: any("Found existing" in report.line for report in place.reports))
     assert place.state() in (State("1.0"), State("2.0"))  # whole, whichever it came to
