@@ -172,6 +172,7 @@ def test_a_python_that_is_not_there_is_told(tmp_path):
 
 
 def test_a_pip_that_hangs_is_cancelled_with_all_its_processes(place, monkeypatch):
+    monkeypatch.setattr(pip, "GRACE", 20.0)  # time enough on a computer that is busy, too
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         monkeypatch.delenv("PIP_NO_INDEX")
         monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
