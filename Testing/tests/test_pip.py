@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -72,6 +73,14 @@ def place(environment, monkeypatch):
     assert not environment.processes()
     for path in (*environment.packages.glob("small*"), *environment.packages.glob("~*"), *environment.wheels.iterdir()):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """What a script starts in the background ignores the signal by which pip is asked to stop, and so would pip."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_wheel_and_what_it_needs_are_installed_and_pips_own_configuration_is_used(place):
