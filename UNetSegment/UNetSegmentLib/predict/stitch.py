@@ -6,8 +6,8 @@ in-plane size, whatever the number of rows. Sums stay where the network's answer
 torch tensors on a GPU, which offer the few operations used here under the same names. In main memory they lie in the order
 of axes that the network's answers have, whatever the order they are visited in, so that each pass reads memory in runs.
 
-Where labels are all that is wanted, voxels that one patch alone covers are never summed, and no mean is taken where the
-scale of the outputs does not change the label.
+Where labels are all that is wanted, no mean is taken where the scale of the outputs does not change the label, and where patches
+overlap little, voxels that one patch alone covers are never summed.
 """
 
 from __future__ import annotations
