@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from UNetSegmentLib.package import Inference, Normalization
-from UNetSegmentLib.predict import passes
+from UNetSegmentLib.predict import passes, stitch
 from UNetSegmentLib.predict.intensities import normalized
 from UNetSegmentLib.predict.stitch import Head, Stitcher
 from UNetSegmentLib.predict.tiles import Tiling, weights
@@ -85,6 +85,27 @@ def test_intensities_are_the_same_to_the_last_bit_whatever_the_threads(monkeypat
         np.testing.assert_array_equal(alone, plain)
 
 
+@given(st.tuples(*[st.integers(0, 12)] * 3), st.permutations(range(3)), st.integers(1, 2000))
+def test_parts_cover_an_array_once(shape, axes, voxels):
+    for parts in (passes.rows(shape, axes, voxels), passes.bricks(shape)):
+        marks = np.zeros(shape, int)
+        for part in parts:
+            marks[part] += 1
+        assert (marks == 1).all()
+    turned = np.empty([shape[axis] for axis in axes]).transpose(np.argsort(axes))
+    for part in passes.rows(shape, axes, voxels):
+        assert turned[part].size <= max(voxels, shape[axes[2]])
+
+
+def test_an_array_whose_rows_lie_apart_is_copied():
+    array = np.random.default_rng(0).random((2, 6, 5, 4)).astype(np.float32).transpose(0, 2, 3, 1)
+    assert passes.together(array) is array
+    assert np.shares_memory(passes.together(array[:, :, :, 1:3]), array)  # along the slowest axis
+    copy = passes.together(array[:, :, 1:3])
+    assert copy.strides[1:] == (8, 4, 40) and passes.together(copy) is copy
+    np.testing.assert_array_equal(copy, array[:, :, 1:3])
+
+
 def test_an_error_in_a_thread_comes_through():
     def work(cut):
         raise ValueError(f"rows {cut.start}")
@@ -109,12 +130,14 @@ def test_sums_are_the_same_in_every_order_of_axes_and_number_of_threads(order, f
         return patches * mixer
 
     def stitched(weight, **choices):
-        stitch = Stitcher(tiling, weight, run, np.zeros(outputs, np.float32), 1, head, **choices)
-        return np.concatenate([piece.copy() for _, piece in stitch(image)], axis=-3)
+        stitcher = Stitcher(tiling, weight, run, np.zeros(outputs, np.float32), 1, head, **choices)
+        return np.concatenate([piece.copy() for _, piece in stitcher(image)], axis=-3)
 
     plain = stitched(weight)
     monkeypatch.setattr(passes, "THREADED_FROM", 1)
     monkeypatch.setattr(passes, "BLOCK", 50)
+    monkeypatch.setattr(stitch, "PART", 150)
+    monkeypatch.setattr(stitch, "LEAST", 1)
     turned = np.ascontiguousarray(weight.transpose(order)).transpose(np.argsort(order))
     compare = (
         np.testing.assert_allclose if features else np.testing.assert_array_equal

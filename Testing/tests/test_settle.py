@@ -14,8 +14,9 @@ from synthetic.packages import labels_for, random_linear
 from UNetSegmentLib import package
 from UNetSegmentLib.package import Inference, Manifest
 from UNetSegmentLib.predict import Predictor, passes, tiles
+from UNetSegmentLib.predict import stitch as stitching
 from UNetSegmentLib.predict.backends import is_installed
-from UNetSegmentLib.predict.export import Decision, settled
+from UNetSegmentLib.predict.export import Decision
 from UNetSegmentLib.predict.preprocess import preprocess
 from UNetSegmentLib.predict.stitch import Head, Stitcher
 from UNetSegmentLib.predict.tiles import Tiling, common, weights, without
@@ -90,15 +91,20 @@ def test_each_voxel_is_settled_once_with_the_outputs_of_everything_at_once(
     plain = np.concatenate([np.asarray(piece) for _, piece in stitch(image)], axis=1)
     found, times = np.full_like(plain, np.nan), np.zeros(shape, int)
 
-    def put(box, outputs):
-        found[(slice(None), *box)] = np.asarray(outputs)
+    def put(box, decided):
+        found[(slice(None), *box)] = np.moveaxis(np.ascontiguousarray(decided)[..., None].view(np.float32), -1, 0)
         times[box] += 1
+
+    def decide(outputs):  # their bytes
+        return np.ascontiguousarray(np.moveaxis(np.asarray(outputs), 0, -1)).view(f"V{4 * len(outputs)}")[..., 0]
 
     rows = 0
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(passes, "THREADED_FROM", 1)
         patched.setattr(passes, "BLOCK", 20)
-        for start, stop in stitch.settle(image, put, way == "scale free"):
+        patched.setattr(stitching, "PART", 60)
+        patched.setattr(stitching, "LEAST", 1)
+        for start, stop in stitch.settle(image, decide, put, way == "scale free"):
             assert start == rows and (times[start:stop] == 1).all() and not times[stop + patch[0] :].any()
             rows = stop
     assert rows == shape[0] and (times == 1).all()
@@ -123,13 +129,11 @@ def test_labels_of_tensors_are_those_of_arrays(values, regions):
         winner = np.zeros(outputs.shape[1:], int)
         for position, c in enumerate(order):
             winner[outputs[c] > 0] = position + 1
-    box = (slice(1, 7), slice(0, 5), slice(2, 6))
-    for each in (outputs, torch.from_numpy(outputs)):
-        result = np.zeros((7, 8, 9), table.dtype).T[:8, :, :7]
-        settled(decision, result)(box, each)
-        np.testing.assert_array_equal(result[box], table[winner])
-        result[box] = 0
-        assert not result.any()
+    for each in (outputs.copy(), torch.from_numpy(outputs.copy())):
+        np.testing.assert_array_equal(decision.settle(each), winner)
+        each[1, 2, 3, 1] = np.nan
+        with pytest.raises(FloatingPointError):
+            decision.settle(each)
 
 
 HOW = {
@@ -240,10 +244,11 @@ def test_labels_with_something_left_to_do_are_not_written_at_once(tmp_path):
     assert plain.predict(image, into=np.zeros(grid.shape, np.uint16)).labels.array.dtype == np.uint8
 
 
-def test_the_sum_is_not_finite_where_a_value_is_not(monkeypatch):
+def test_a_value_that_is_not_finite_is_found(monkeypatch):
     monkeypatch.setattr(passes, "THREADED_FROM", 1)
     array = np.random.default_rng(0).random((2, 3, 7, 8, 9)).astype(np.float32)
-    assert passes.total(array, 3) == pytest.approx(float(array.sum()), rel=1e-5)
+    passes.need_finite(array, 3)
     for value in (np.nan, np.inf):
         array[1, 2, 3, 4, 5] = value
-        assert not np.isfinite(passes.total(array, 3))
+        with pytest.raises(FloatingPointError):
+            passes.need_finite(array, 3)

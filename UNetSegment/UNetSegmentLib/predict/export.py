@@ -85,7 +85,12 @@ class Decision:
         return np.zeros_like(outputs[0], kind) if winner is None else winner
 
     def settle(self, outputs: Any) -> np.ndarray:
-        """The same for outputs as they come from the network, NumPy or torch, where no interpolation is to follow."""
+        """The same for outputs as they come from the network, NumPy or torch, where no interpolation is to follow.
+
+        Raises:
+            FloatingPointError: An output is not finite.
+        """
+        passes.need_finite(outputs)
         if self.probabilities:
             outputs = activated(outputs, self.regions)
         dtype = np.uint8 if len(self.table) <= 256 else np.uint16
@@ -114,21 +119,6 @@ def activated(outputs: Any, regions: bool) -> Any:
     return outputs / outputs.sum(axis=0)
 
 
-def settled(decision: Decision, result: np.ndarray) -> Callable[[tuple[slice, ...], Any], None]:
-    """What labels an input's grid that is the network's: given a box of ``result`` and its outputs, it writes the labels."""
-    plain = np.array_equal(decision.table, np.arange(len(decision.table)))
-
-    def put(box: tuple[slice, ...], outputs: Any) -> None:
-        winners = decision.settle(outputs)
-        labels = winners if plain else decision.table[winners]
-        if isinstance(outputs, np.ndarray):
-            result[box] = labels
-        else:  # as large as a patch
-            passes.transfer(result[box], labels)
-
-    return put
-
-
 def export(
     slabs: Iterable[tuple[int, Any]],
     lerps: Sequence[Lerp],
@@ -149,6 +139,9 @@ def export(
 
     Returns:
         (I, J, K) uint8, or uint16 where a value exceeds 255.
+
+    Raises:
+        FloatingPointError: An output is not finite.
     """
     shape = tuple(len(lerp.lower) for lerp in lerps)
     result = np.zeros(shape, decision.table.dtype)
@@ -161,6 +154,7 @@ def export(
     first_axis, done, carried = lerps[0], 0, None
     with ThreadPoolExecutor(workers) as pool:
         for start, outputs in slabs:
+            passes.need_finite(outputs, workers)
             if decision.probabilities:
                 outputs = activated(outputs, decision.regions)
             if carried is not None:  # the row before this slab is a neighbour of the rows between them

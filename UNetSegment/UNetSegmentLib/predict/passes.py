@@ -7,6 +7,7 @@ from each operation; in blocks both cost a small part of that. NumPy's loops let
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ _COUNTED = 1 << 20
 """Voxels of a block that is counted: many beside the 65536 pairs of labels."""
 FEW = 12
 """Values up to which each is counted by a comparison of its own."""
-THREADED_FROM = 1 << 20
+THREADED_FROM = 1 << 19
 """Voxels from which threads are worth waking."""
 _RUN = 32
 """Voxels that part the rows of a small copy."""
@@ -93,6 +94,17 @@ def empty(shape: Sequence[int], dtype: Any, like: np.ndarray, make: Callable[...
     return array.transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(axes)))
 
 
+def together(array: Any) -> Any:
+    """The array (..., I, J, K), or a copy in its own order of axes where its rows lie apart: NumPy begins each row anew.
+
+    A torch tensor stays as it is.
+    """
+    if not isinstance(array, np.ndarray):
+        return array
+    whole = array[(0,) * (array.ndim - 3)].transpose(order(array)).flags.c_contiguous
+    return array if whole else array.copy("K")
+
+
 def transfer(
     target: np.ndarray,
     source: np.ndarray,
@@ -110,9 +122,7 @@ def transfer(
     target, source = target.transpose(axes), source.transpose(axes)
     apart = [abs(s) if n > 1 else np.inf for s, n in zip(source.strides, source.shape, strict=True)]
     turned = min(apart) < np.inf and int(np.argmin(apart)) != 2
-    parts = (
-        bricks(target.shape, range(3)) if turned else [(cut,) for cut in blocks(slice(0, len(target)), target[:1].size)]
-    )
+    parts = bricks(target.shape) if turned else [(cut,) for cut in blocks(slice(0, len(target)), target[:1].size)]
 
     def work(cut: slice) -> None:
         for here in parts[cut]:
@@ -138,18 +148,30 @@ def _gathered(part: np.ndarray) -> np.ndarray:
     return copy
 
 
-def bricks(shape: Sequence[int], axes: Sequence[int]) -> list[tuple[slice, slice, slice]]:
-    """Indices that cut an array (I, J, K), with ``axes`` from the slowest to the fastest, into parts of about a block.
+def rows(shape: Sequence[int], axes: Sequence[int], voxels: int) -> list[tuple[slice, slice, slice]]:
+    """Indices that cut an array (I, J, K), with ``axes`` from the slowest to the fastest, into parts of about as many voxels
+    that lie together in memory, or nearly so."""
+    row = shape[axes[2]]
+    plane = max(row * shape[axes[1]], 1)
+    return _cut(shape, axes, (voxels // plane, voxels // max(row, 1), row))
+
+
+def bricks(shape: Sequence[int]) -> list[tuple[slice, slice, slice]]:
+    """Indices that cut an array (I, J, K) in C order into parts of about a block.
 
     They are long along the slowest and the fastest axis: in whatever order the axes lie on the other side of a copy, the runs
     in memory are long there as well.
     """
-    steps = [max(shape[axis], 1) for axis in axes]
-    for n in (0, 2):
-        steps[n] = min(steps[n], _LONG)
-    steps[1] = min(steps[1], max(BLOCK // (steps[0] * steps[2]), 1))
+    first, middle, last = (max(n, 1) for n in shape)
+    first, last = min(first, _LONG), min(last, _LONG)
+    return _cut(shape, range(3), (first, min(middle, BLOCK // (first * last)), last))
+
+
+def _cut(shape: Sequence[int], axes: Sequence[int], steps: Sequence[int]) -> list[tuple[slice, slice, slice]]:
+    """Indices of the parts, ``steps`` long along ``axes``."""
     cuts: list[Any] = [None] * 3
     for axis, step in zip(axes, steps, strict=True):
+        step = max(step, 1)
         cuts[axis] = [slice(n, min(n + step, shape[axis])) for n in range(0, shape[axis], step)]
     return list(itertools.product(*cuts))
 
@@ -169,16 +191,23 @@ def erase(array: np.ndarray, values: Sequence[int], threads: int = 1) -> None:
     each(work, array, threads)
 
 
-def total(array: np.ndarray, threads: int = 1) -> float:
-    """The sum of an array (..., I, J, K) of floats; not finite where one of them is not."""
+def need_finite(array: Any, threads: int = 1) -> None:
+    """Look at floats (..., I, J, K), NumPy or torch: their sum is not finite where one of them is not.
+
+    Raises:
+        FloatingPointError: One of them is not finite.
+    """
+    if not isinstance(array, np.ndarray):
+        if not math.isfinite(float(array.sum())):
+            raise FloatingPointError
+        return
     axis = slowest(array)
-    parts: list[float] = []
 
     def work(cut: slice) -> None:
-        parts.append(float(array[(..., *along(axis, cut))].sum()))
+        if not np.isfinite(array[(..., *along(axis, cut))].sum()):
+            raise FloatingPointError
 
     share(work, array.shape[axis - 3], threads if array.size >= THREADED_FROM else 1)
-    return sum(parts)
 
 
 def counts(array: np.ndarray, size: int, threads: int = 1) -> np.ndarray:

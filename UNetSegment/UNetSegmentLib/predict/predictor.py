@@ -20,7 +20,7 @@ from ..volume import LabelMap, Volume, dice
 from . import backends, focus, passes
 from .backends import Backend, Place
 from .ensemble import Ensemble, chosen_folds
-from .export import Decision, export, settled
+from .export import Decision, export
 from .interpolate import Lerp
 from .ladder import Ladder
 from .modes import Configuration
@@ -122,7 +122,7 @@ class Predictor:
         Raises:
             Cancelled: ``cancel`` said so.
             InputError: The region is not inside of the image.
-            BackendError: Memory does not suffice by any means.
+            BackendError: Memory does not suffice by any means, or the network's answer is not finite.
         """
         began = time.perf_counter()
         manifest, chosen = self.package.manifest, self.configuration
@@ -187,12 +187,17 @@ class Predictor:
         try:
             if same:
                 array = image.labels(self._decision.table.dtype) if not direct else image.part(into)
-                for start, stop in stitch.settle(
-                    image.array, settled(self._decision, array), self._decision.is_scale_free
-                ):
-                    on_rows(start, stop, array)
+                decision = self._decision
+
+                def put(box: tuple[slice, ...], winners: np.ndarray) -> None:
+                    passes.transfer(array[box], winners, threads, decision.table)
+
+                for rows in stitch.settle(image.array, decision.settle, put, decision.is_scale_free):
+                    on_rows(*rows, array)
             else:
                 array = self._labels(slabs, image, early, on_rows)
+        except FloatingPointError:
+            raise self._not_finite() from None
         except MemoryError:
             raise BackendError(
                 f"There is not enough memory for {len(self._decision.order)} outputs on an image of this size; "
@@ -219,6 +224,13 @@ class Predictor:
             provenance["warnings"] = json.dumps([warning.to_dict() for warning in warnings], ensure_ascii=False)
         kept = collector.result(image.grid, manifest.outputs) if collector is not None else None
         return Prediction(LabelMap(array, volume.grid, manifest.labels, provenance), provenance, kept)
+
+    def _not_finite(self) -> BackendError:
+        first = self._members[0]
+        return BackendError(
+            f"The network's answer is not finite in {first.precision} on {first.device}; choose mode 'parity' or another "
+            "device."
+        )
 
     def _labels(
         self,
@@ -255,15 +267,15 @@ class Predictor:
     def _ladder(self, tick: Callable[[], None]) -> Ladder:
         package, axes, features = self.package, self.configuration.mirror_axes, self._head is not None
         patch = package.manifest.inference.patch_size
-        first, threads = self._members[0], passes.count(self.place.threads)
+        first = self._members[0]
 
         def open_(device: str | None, size: tuple[int, ...]) -> Ensemble:
             if device is None and size == patch:
-                return Ensemble(self._members, axes, threads)
+                return Ensemble(self._members, axes)
             place = self.place if device is None else Place(self.place.backend, device, self.place.threads)
             precision = first.precision if device is None else "fp32"
             opened = [place.open(package, precision, fold, size, features) for fold in self.folds]
-            return Ensemble(opened, axes, threads)
+            return Ensemble(opened, axes)
 
         batch = CUDA_BATCH if first.device == "cuda" else 1
         return Ladder(open_, patch, package.manifest.inference, tick, batch, first.device != "cpu")
