@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError
+from . import passes
 
 
 @dataclass(frozen=True)
@@ -71,20 +72,29 @@ class Lerp:
         """Whether input and output samples are the same."""
         return len(self.lower) == self.size and bool(np.all(self.lower + self.weight == np.arange(self.size)))
 
-    def apply(self, array: np.ndarray, axis: int) -> np.ndarray:
-        """Interpolate along ``axis``; the same array where nothing changes."""
+    def apply(self, array: np.ndarray, axis: int, threads: int = 1) -> np.ndarray:
+        """Interpolate along ``axis``, part by part in threads; the same array where nothing changes."""
         if self.is_identity:
             return array
-        below = array.take(self.lower, axis)
-        if not self.weight.any():
-            return below
-        shape = [1] * array.ndim
-        shape[axis] = -1
-        above = array.take(self.upper, axis)
-        above -= below
-        above *= self.weight.reshape(shape)
-        above += below
-        return above
+        shape = (*array.shape[:axis], len(self.lower), *array.shape[axis + 1 :])
+        result = np.empty(shape, array.dtype)
+        is_linear = bool(self.weight.any())
+        weight = self.weight.reshape(-1, *[1] * (array.ndim - 1 - axis))
+
+        def work(cut: slice) -> None:
+            for part in passes.blocks(cut, result[:1].size):
+                values, along = (array, part) if axis == 0 else (array[part], slice(None))
+                below = values.take(self.lower[along], axis)
+                if not is_linear:
+                    result[part] = below
+                    continue
+                above = values.take(self.upper[along], axis)
+                above -= below
+                above *= weight[along]
+                np.add(above, below, out=result[part])
+
+        passes.share(work, shape[0], threads if result.size >= passes.THREADED_FROM else 1)
+        return result
 
     def needed(self, start: int, stop: int) -> tuple[int, int]:
         """The input samples ``first..last`` (both included) that output samples ``start..stop - 1`` need."""

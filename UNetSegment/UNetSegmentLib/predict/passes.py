@@ -26,7 +26,7 @@ THREADED_FROM = 1 << 19
 """Voxels from which threads are worth waking."""
 _RUN = 32
 """Voxels that part the rows of a small copy."""
-_LONG = 256
+_LONG = 128
 """Voxels of a block along its long axes, at most."""
 MOST = 8
 """Threads beyond which a pass waits for memory only."""

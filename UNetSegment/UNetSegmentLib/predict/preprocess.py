@@ -123,10 +123,11 @@ def preprocess(
         inside = _filled(turned)
     for index, channel in enumerate(manifest.channels):
         image = np.empty(source.shape, np.float32)  # a copy of its own, which is normalised in place
-        passes.transfer(image, turned[index], threads)
-        if how.normalize_first:
+        step = voxelwise(turned[index], channel.normalization, threads) if how.normalize_first else None
+        passes.transfer(image, turned[index], threads, then=step)
+        if how.normalize_first and step is None:
             image = normalized(image, channel.normalization, inside, threads)
-        image = _resampled(image, grid.shape, forth, alone, how.resampling.image_order)
+        image = _resampled(image, grid.shape, forth, alone, how.resampling.image_order, threads)
         images.append(image if how.normalize_first else normalized(image, channel.normalization, threads=threads))
     array = images[0][None] if len(images) == 1 else np.stack(images)
     images.clear()
@@ -191,17 +192,17 @@ def _grids(source: Grid, how: Preprocessing) -> tuple[Grid, tuple[Lerp, ...], tu
 
 
 def _resampled(
-    image: np.ndarray, shape: tuple[int, ...], lerps: tuple[Lerp, ...], alone: int | None, order: int
+    image: np.ndarray, shape: tuple[int, ...], lerps: tuple[Lerp, ...], alone: int | None, order: int, threads: int
 ) -> np.ndarray:
     if image.shape == shape or order != 3:
         for axis, lerp in enumerate(lerps):
-            image = lerp.apply(image, axis)
+            image = lerp.apply(image, axis, threads)
         return image
     if alone is None:
         return cubic(image, shape)
     plane = [n for axis, n in enumerate(shape) if axis != alone]
     image = np.stack([cubic(part, plane) for part in np.moveaxis(image, alone, 0)], alone)
-    return lerps[alone].apply(image, alone)
+    return lerps[alone].apply(image, alone, threads)
 
 
 def body(array: np.ndarray) -> np.ndarray:
