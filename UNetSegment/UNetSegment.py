@@ -21,7 +21,6 @@ from UNetSegmentLib.panel import hierarchy
 from UNetSegmentLib.panel.background import Background
 from UNetSegmentLib.panel.panel import Panel
 from UNetSegmentLib.scene.moduletest import ModuleTest
-from UNetSegmentLib.volume import LabelMap
 
 DEFAULT_MODEL = "hippocampus-mr-t1"
 SAMPLE = "hippocampus/hippocampus_084_image.nii.gz"
@@ -180,6 +179,8 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         Raises:
             UNetSegmentError: One sentence that says what is wrong; the scene is as it was.
         """
+        from UNetSegmentLib.volume import LabelMap
+
         nodes = asList(inputVolume)
         loaded = package.load(model)
         labels = scene.kept_labels(loaded.manifest, keep)

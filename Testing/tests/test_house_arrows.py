@@ -152,3 +152,11 @@ def test_slicer_starts_without_what_only_a_run_or_another_window_needs():
     later = {"predict/predictor.py", "predict/preprocess.py", "worker/client.py", "worker/memory.py", "scene/run.py"}
     later |= {"panel/models.py", "package/download.py", "package/bundle.py", "package/store.py", "io.py"}
     assert loaded & later == set()
+
+
+def test_slicer_starts_without_numpy():
+    """Slicer itself reads NumPy when it is first used, as loading it takes longer than loading this module."""
+    path = MODULE / "UNetSegment.py"
+    for file in (path, *(LIBRARY / name for name in loaded_by(path))):
+        names = [name for name, _ in imports(file, at_load=True) if name.startswith(("numpy", "vtk.util"))]
+        assert names == [], named(file)

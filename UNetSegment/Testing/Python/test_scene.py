@@ -9,6 +9,7 @@ import vtk
 from UNetSegmentLib import scene
 from UNetSegmentLib.errors import InputError, OutputError
 from UNetSegmentLib.labels import Code, Label, Terminology
+from UNetSegmentLib.scene.read import to_numpy
 from UNetSegmentLib.volume import LabelMap, Reorientation
 
 LIVER = Terminology(Code("SCT", "123037004", "Anatomical Structure"), Code("SCT", "10200004", "Liver"))
@@ -18,7 +19,7 @@ LABELS = (Label(0, "background"), Label(3, "Liver", (221, 130, 101), LIVER), Lab
 def rotation(degrees=25.0, axis=(1, 2, 3)):
     transform = vtk.vtkTransform()
     transform.RotateWXYZ(degrees, *axis)
-    return scene.read.to_numpy(transform.GetMatrix())
+    return to_numpy(transform.GetMatrix())
 
 
 def vtk_matrix(array):
@@ -157,7 +158,7 @@ class SceneTest(unittest.TestCase):
             for flips in ((False, False, False), (True, False, True), (False, True, False)):
                 turn = Reorientation(axes, flips)
                 array = turn.apply(plain)
-                start = scene.read.to_numpy(vtk_matrix(rotation() @ np.diag([1.0, 2, 3, 1])))
+                start = to_numpy(vtk_matrix(rotation() @ np.diag([1.0, 2, 3, 1])))
                 matrix = self.grid(plain.shape, start).reoriented(turn).ijk_to_ras
                 slicer.mrmlScene.Clear()
                 node = add_volume(array.shape, matrix)

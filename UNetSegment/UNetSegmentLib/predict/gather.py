@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..package import Manifest
-from ..volume import Grid, Volume
+
+if TYPE_CHECKING:
+    from ..volume import Grid, Volume
 
 
 def gather(volumes: Sequence[Volume], manifest: Manifest) -> Volume:
@@ -25,6 +26,10 @@ def gather(volumes: Sequence[Volume], manifest: Manifest) -> Volume:
     Raises:
         InputError: Too few or too many inputs, NaN or infinite voxels, or inputs that do not overlap in space.
     """
+    import numpy as np  # not with this file, which is read when Slicer starts
+
+    from ..volume import Volume
+
     names = [channel.name for channel in manifest.channels]
     wanted = f"{len(names)} volume{'s' if len(names) > 1 else ''} ({', '.join(names)})"
     if not volumes:
@@ -55,7 +60,10 @@ def gather(volumes: Sequence[Volume], manifest: Manifest) -> Volume:
 
 def resample(volume: Volume, grid: Grid) -> Volume:
     """Linear interpolation of a one-channel volume on another grid, in patient space; its minimum lies outside."""
+    import numpy as np
     import SimpleITK as sitk
+
+    from ..volume import Volume
 
     image = sitk.GetImageFromArray(volume.array[0].T.astype(np.float32))  # (k, j, i)
     # Work in index space: ITK's "physical" points are the indices of `grid`, so no RAS/LPS conversion is needed.

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 from ..later import names
-from .read import world_volume
-from .region import region_box
 from .target import check_present, check_target, corrected, holds_segments, made_from, target_note
 
 if TYPE_CHECKING:
     from .frames import FrameRun, frame_count
+    from .read import world_volume
+    from .region import region_box
     from .run import Result, Run, kept_labels
     from .write import write_segmentation
 
@@ -31,6 +31,8 @@ __all__ = [
 __getattr__ = names(
     __name__,
     frames=("FrameRun", "frame_count"),
+    read=("world_volume",),
+    region=("region_box",),
     run=("Result", "Run", "kept_labels"),
     write=("write_segmentation",),
 )

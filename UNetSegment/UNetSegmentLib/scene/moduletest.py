@@ -16,8 +16,6 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
 from .. import package
 from ..errors import UNetSegmentError
-from ..volume import LabelMap, dice
-from .read import world_volume
 
 MODEL = "hippocampus-mr-t1"
 
@@ -71,6 +69,8 @@ class ModuleTest(ScriptedLoadableModuleTest):
         return found
 
     def checkAgainstExpert(self, node: Any, volume: Any) -> None:
+        from ..volume import dice
+
         expert = self.readSample()[1]
         masks = self.segments(node, volume)
         self.assertEqual(list(masks), ["Anterior hippocampus", "Posterior hippocampus"])
@@ -83,6 +83,8 @@ class ModuleTest(ScriptedLoadableModuleTest):
             self.assertTrue((Path(slicer.util.modulePath("UNetSegment")).parent / "Resources" / name).is_file(), name)
 
     def test_imagesAndResultsKeepTheirPlace(self) -> None:
+        from ..volume import LabelMap
+        from .read import world_volume
         from .write import write_segmentation
 
         volume = self.sample()

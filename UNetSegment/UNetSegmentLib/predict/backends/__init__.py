@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from ...errors import BackendError
 from ...package import UNETS, Manifest, Package
 from .installed import is_installed
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..stitch import Head
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "intel-gpu")
