@@ -231,7 +231,7 @@ class SelfTestTest(PanelCase):
             self.assertIn(words, report)
         self.assertNotIn(str(Path.home()), report)
         self.assertIn("passed the self-test", self.panel.ui.statusLabel.text)
-        self.assertFalse(self.panel.ui.logButton.visible)
+        self.assertTrue(self.panel.ui.logButton.isHidden())
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)
         self.panel._paper.dialog.hide()
 
