@@ -281,16 +281,6 @@ class ResultTest(PanelCase):
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
         self.assertIn("Cancelled", ui.statusLabel.text)
 
-    def test_a_growing_segmentation_that_the_user_deletes(self):
-        ui = self.panel.ui
-        ui.inputSelector1.setCurrentNode(add_sample())
-        self.worker.during = lambda: slicer.mrmlScene.RemoveNode(
-            slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
-        )
-        self.apply()
-        self.assertIn("was removed from the scene", ui.statusLabel.text)
-        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
-
     def test_a_segmentation_made_in_the_selector_is_filled_and_shown(self):
         ui, volume = self.panel.ui, add_sample()
         ui.inputSelector1.setCurrentNode(volume)
@@ -300,40 +290,6 @@ class ResultTest(PanelCase):
         self.assertIs(self.panel._cards.shown[0].node, made)
         self.assertEqual(len(segment_names(made)), 2)
         self.assertTrue(made.GetDisplayNode().GetVisibility() and made.GetDisplayNode().GetVisibility3D())
-
-    def test_work_done_by_hand_during_a_run_is_left_and_the_result_is_whole(self):
-        """In the segmentation that would be written to, and in one that grows: a run takes minutes, and people go on."""
-        ui, volume = self.panel.ui, add_sample()
-        ui.inputSelector1.setCurrentNode(volume)
-        self.apply()
-        first = ui.outputSelector.currentNode()
-        whole, painted = self.masks(first, volume), []
-
-        def paint():
-            node = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[-1]
-            mask = self.masks(node, volume)[0].astype(np.uint8)
-            mask[5:9, 5:9] = 1 - mask[5:9, 5:9]
-            segment = node.GetSegmentation().GetNthSegmentID(0)
-            slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, segment, volume)
-            painted.append((node, mask > 0))
-
-        self.worker.during = paint
-        self.apply()
-        ui.outputSelector.setCurrentNode(None)
-        self.apply()
-        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 4)
-        for (node, mask), shown in zip(painted, self.panel._cards.shown[1::-1], strict=True):
-            self.assertTrue((self.masks(node, volume)[0] == mask).all())
-            self.assertIsNot(shown.node, node)
-            self.assertEqual(segment_names(shown.node), segment_names(first))
-            for one, other in zip(self.masks(shown.node, volume), whole, strict=True):
-                self.assertTrue((one == other).all())
-            self.assertIn("was changed meanwhile", shown.card.html())
-
-    def masks(self, node, volume):
-        segmentation = node.GetSegmentation()
-        ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-        return [slicer.util.arrayFromSegmentBinaryLabelmap(node, each, volume) > 0 for each in ids]
 
     @unittest.skipUnless(BACKEND, NO_BACKEND)
     def test_where_no_worker_can_be_started_the_work_is_done_in_this_process(self):

@@ -1,7 +1,11 @@
 """Nodes to volumes and label maps to nodes: nothing moves, nothing else changes. Runs in Slicer and on the stand-in host."""
 
 import itertools
+import os
+import tempfile
+import types
 import unittest
+import unittest.mock
 
 import numpy as np
 import slicer
@@ -9,6 +13,7 @@ import vtk
 from UNetSegmentLib import scene
 from UNetSegmentLib.errors import InputError, OutputError
 from UNetSegmentLib.labels import Code, Label, Terminology
+from UNetSegmentLib.scene.others import Others
 from UNetSegmentLib.scene.read import to_numpy
 from UNetSegmentLib.volume import LabelMap, Reorientation
 
@@ -288,6 +293,123 @@ class SceneTest(unittest.TestCase):
             scene.write_segmentation(LabelMap(corner_labels((4, 5, 6)), grid, LABELS), node, result)
         self.assertEqual(segment_names(result), ["Liver", "Lesion"])
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
+
+    def test_the_first_voxel_may_have_another_index_than_0(self):
+        """Slicer's views go by the extent of the image; what was cut out of another may begin anywhere."""
+        whole, part = add_volume((6, 7, 8)), add_volume((3, 4, 5))
+        part.GetImageData().SetExtent(2, 4, 3, 6, 1, 5)
+        np.testing.assert_allclose(scene.world_volume(part).grid.origin, (2, 6, 3))
+        labels = LabelMap(np.full((3, 4, 5), 3, np.uint16), scene.world_volume(part).grid, LABELS[:2])
+        result = scene.write_segmentation(labels, part)
+        shown = np.zeros((6, 7, 8), np.uint8)
+        shown[2:5, 3:7, 1:6] = 1
+        np.testing.assert_array_equal(segment_array(result, "Liver", whole), shown)
+
+    def test_results_on_different_voxels_share_a_segmentation(self):
+        """What the first volume is too small or too coarse for stays whole; that saving moves it is said before."""
+        coarse, matrix = add_volume((10, 10, 10), np.diag([4.0, 4, 4, 1]), "coarse"), rotation() @ np.diag([1, 1, 2, 1])
+        matrix[:3, 3] = (-20, 10, 30)
+        fine, shifted = (
+            add_volume((30, 40, 50), matrix, "fine"),
+            add_volume((4, 5, 6), np.diag([4.0, 4, 4, 1]), "shifted"),
+        )
+        shifted.SetOrigin(-16, 8, 0)
+        first = np.zeros((10, 10, 10), np.uint16)
+        first[2:5] = 3
+        result = scene.write_segmentation(LabelMap(first, scene.world_volume(coarse).grid, LABELS[:2]), coarse)
+        second = np.zeros((30, 40, 50), np.uint16)
+        second[:, ::3, 5:] = 300
+        said = scene.target_note(result, fine, ["Lesion"])
+        self.assertIn("moves all of it onto the voxels of 'coarse'", said)
+        self.assertEqual(scene.target_note(result, shifted, ["Lesion"]), "")
+        scene.write_segmentation(LabelMap(second, scene.world_volume(fine).grid, (LABELS[0], LABELS[2])), fine, result)
+        np.testing.assert_array_equal(segment_array(result, "Liver", coarse), first > 0)
+        np.testing.assert_array_equal(segment_array(result, "Lesion", fine), second > 0)
+
+    def test_undo_in_the_segment_editor_brings_back_what_a_result_replaced(self):
+        """And what is saved for it after the result is the result: Slicer takes a copy that it has where that looks newer."""
+        node = add_volume()
+        grid = scene.world_volume(node).grid
+
+        def labels(stop):
+            array = np.zeros((4, 5, 6), np.uint16)
+            array[:stop], array[-1] = 3, 300
+            return LabelMap(array, grid, LABELS)
+
+        def liver():
+            return int(segment_array(result, "Liver", node).sum())
+
+        result = scene.write_segmentation(labels(1), node)
+        history = slicer.vtkSegmentationHistory()
+        history.SetSegmentation(result.GetSegmentation())
+        editor = types.SimpleNamespace(segmentationNodeID=result.GetID, saveStateForUndo=history.SaveState)
+        opened = types.SimpleNamespace(editor=editor)
+        layer, voxels = scene.write.new_layer(node, 2)  # a run begins
+        history.SaveState()  # something else in the editor
+        result.GetSegmentation().GetSegment("Segment_3").SetColor(1, 0, 0)
+        voxels[...] = np.where(labels(2).array > 3, 2, labels(2).array > 0).T
+        with unittest.mock.patch.object(slicer.modules, "SegmentEditorWidget", opened, create=True):
+            scene.write_segmentation(labels(2), node, result, layer=layer)
+        self.assertEqual(liver(), 2 * 30)
+        history.SaveState()  # as before a stroke
+        result.GetSegmentation().GetSegment("Segment_3").RemoveRepresentation(scene.target.binary())
+        history.RestorePreviousState()
+        self.assertEqual(liver(), 2 * 30)
+        history.RestorePreviousState()
+        self.assertEqual(liver(), 30)
+        self.assertEqual(result.GetSegmentation().GetSegment("Segment_3").GetColor(), (1, 0, 0))
+        history.RestoreNextState()
+        self.assertEqual(liver(), 2 * 30)
+
+    def test_who_only_looks_at_a_segmentation_did_not_change_it(self):
+        """Nothing that a user does beside editing says of a layer that it was modified, so that a result goes where it was to."""
+        names = ["Liver", "Lesion"]
+
+        def color(node, segmentation):
+            segmentation.GetNthSegment(0).SetColor(1, 0, 0)
+            node.GetDisplayNode().SetSegmentVisibility(segmentation.GetNthSegmentID(0), False)
+
+        def surface(node, segmentation):
+            node.CreateClosedSurfaceRepresentation()
+            node.RemoveClosedSurfaceRepresentation()
+
+        def save(node, segmentation):
+            slicer.util.saveNode(node, os.path.join(folder.name, "saved.seg.nrrd"))
+
+        def read(node, segmentation):
+            segment_array(node, "Liver", volume)
+            node.GetRASBounds([0.0] * 6)
+            slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode").Copy(node)
+
+        def open_editor(node, segmentation):
+            history.SetSegmentation(segmentation)
+            history.SaveState()
+
+        def add(node, segmentation):
+            segmentation.AddEmptySegment("mine", "mine")
+            segmentation.CollapseBinaryLabelmaps(False)
+
+        def remove(node, segmentation):
+            segmentation.RemoveSegment(segmentation.GetNthSegmentID(1))
+
+        def undo(node, segmentation):
+            open_editor(node, segmentation)
+            segmentation.GetNthSegment(0).SetColor(0, 1, 0)
+            history.RestorePreviousState()
+
+        folder, history = tempfile.TemporaryDirectory(), slicer.vtkSegmentationHistory()
+        self.addCleanup(folder.cleanup)
+        looks, edits = (color, surface, save, read, open_editor, add), (remove, undo)
+        for action in looks + edits:
+            with self.subTest(action.__name__):
+                volume, others = add_volume(), Others()
+                node = scene.write_segmentation(
+                    LabelMap(corner_labels((4, 5, 6)), scene.world_volume(volume).grid, LABELS), volume
+                )
+                others.watch(node, names)
+                action(node, node.GetSegmentation())
+                self.assertEqual(others.changed(node, names), action in edits)
+                others.stop()
 
 
 if __name__ == "__main__":

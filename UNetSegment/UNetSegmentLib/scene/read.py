@@ -52,10 +52,14 @@ def world_volume(node: Any) -> Volume:
 
 
 def local_matrix(node: Any) -> np.ndarray:
-    """The node's 4x4 IJK to RAS matrix, its own, without parent transforms."""
-    matrix = vtk.vtkMatrix4x4()
+    """4x4 matrix from the indices of the node's voxels, from 0 on, to its own RAS, without parent transforms.
+
+    The first voxel of a vtkImageData need not have the index 0 in Slicer's IJK: it is where the image's extent begins.
+    """
+    matrix, first = vtk.vtkMatrix4x4(), np.eye(4)
     node.GetIJKToRASMatrix(matrix)
-    return to_numpy(matrix)
+    first[:3, 3] = node.GetImageData().GetExtent()[::2]
+    return to_numpy(matrix) @ first
 
 
 def parent_matrix(node: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ from ..volume import LabelMap
 from ..worker import Outcome, Worker
 from .others import Others
 from .read import world_volume
-from .target import check_present, check_target, completed, some
+from .target import check_present, check_target, completed, holds_segments, some
 from .write import discard, new_layer, write_segmentation
 
 GROWING = 20
@@ -120,6 +120,7 @@ class Run:
         self._drawn = 0.0
         self._others, self._is_left = Others(), False
         self._others.watch(target, self._names)
+        self._seen = [_time_of(node) for node in self._nodes]
         self._warnings: tuple[InputWarning, ...] = ()
         grows = target is None and len(self._labels) <= GROWING
         if grows:  # in a thread: touching that much memory for the first time takes a tenth of a second
@@ -174,8 +175,11 @@ class Run:
         self._drawn = time.monotonic()
 
     def _leave(self, node: Any) -> bool:
-        """Leave a segmentation to whoever changed it while this ran: the result goes to a new one."""
-        if not self._others.changed(node, self._names):
+        """Leave a segmentation to whoever changed it while this ran: the result goes to a new one. So it does where the
+        segmentation is no longer under the transform of the volume; one that grows goes with the volume."""
+        moved = node.GetTransformNodeID() != self._nodes[0].GetTransformNodeID()
+        is_apart = moved and node is not self._grown and holds_segments(node)
+        if not is_apart and not self._others.changed(node, self._names):
             return False
         self._others.stop()
         self._is_left = True
@@ -210,8 +214,6 @@ class Run:
             if target is not None and self._leave(target):
                 target = None
                 passes.transfer(self._voxels, outcome.array.T, passes.count())
-            if self._grown is not None:
-                self._redraw()
             self._others.stop()
             left = completed(target, self._names)
             node = self._put(target, outcome.provenance, last=True)
@@ -223,7 +225,19 @@ class Run:
         volumes = {label.value: outcome.voxels.get(label.value, 0) * ml for label in written}
         told = f"Marked as completed, left as it was: {some(left)}." if left else ""
         if self._is_left:
-            told = "The segmentation was changed meanwhile and is left so: this result is in a new one."
-        notes = " ".join(filter(None, [outcome.provenance.get("notes", ""), told]))
+            told = "The segmentation was changed meanwhile, or the volume moved, so it is left: this result is in a new one."
+        notes = " ".join(filter(None, [outcome.provenance.get("notes", ""), told, self._edited()]))
         if self._on_done is not None:
             self._on_done(Result(node, written, volumes, {**outcome.provenance, "notes": notes}, self._warnings))
+
+    def _edited(self) -> str:
+        """A sentence on volumes whose voxels are not those any more that the worker was given a copy of."""
+        pairs = zip(self._nodes, self._seen, strict=True)
+        names = some([f"'{node.GetName()}'" for node, seen in pairs if _time_of(node) != seen])
+        return f"The voxels of {names} changed meanwhile: this result is of those from before." if names else ""
+
+
+def _time_of(node: Any) -> int:
+    """When the voxels of a volume node were last changed, in VTK's count; another image has another time."""
+    image = node.GetImageData()
+    return image.GetMTime() if image is not None else 0

@@ -100,11 +100,32 @@ def target_note(
         parts.append(words.format(source=source.GetName()))
     elif replaced and model and node.GetAttribute(ATTRIBUTE + "model") != model:
         parts.append(tr("It was not made by this model: what it has of the same structures is replaced."))
+    if source is not None and source is not reference and not _share_voxels(source, reference):
+        words = tr(
+            "When it is saved, Slicer moves all of it onto the voxels of '{source}', which lie elsewhere; "
+            "a new segmentation keeps this result exact."
+        )
+        parts.append(words.format(source=source.GetName()))
     if replaced and region:
         parts.append(tr("Outside of '{region}' these structures become empty.").format(region=region))
     if kept:
         parts.append(tr("Marked as completed, stays as it is: {names}.").format(names=some(kept, tr)))
     return " ".join(parts)
+
+
+def _share_voxels(one: Any, other: Any) -> bool:
+    """Whether the voxels of two volume nodes lie in one lattice, so that nothing is interpolated between them."""
+    import numpy as np
+
+    from .read import world_volume
+
+    try:
+        mine, theirs = world_volume(one).grid, world_volume(other).grid
+    except InputError:  # said where the volumes are chosen
+        return True
+    steps = mine.index_in(theirs)
+    off = np.abs(steps - np.round(steps))[:3] @ (*mine.shape, 1)  # at the last voxel, in voxels
+    return bool(off.max() < 0.1 and np.isclose(abs(np.linalg.det(steps[:3, :3])), 1))
 
 
 def some(names: Sequence[str], tr: Callable[[str], str] = lambda text: text) -> str:

@@ -41,7 +41,7 @@ def write_segmentation(
         provenance: Kept as node attributes ``UNetSegment.<key>``.
         show_3d: Also make the surfaces.
         layer: From :func:`new_layer`, filled with 1, 2, ... in the order of the segments of ``labels``, whose array is
-            not looked at then.
+            not looked at then. A volume that was moved since, as by hardening its transform, takes it along.
 
     Returns:
         The segmentation node.
@@ -50,13 +50,18 @@ def write_segmentation(
         OutputError: The node that exists is under another transform than the volume, or its segments hold no labelmaps.
     """
     scene = reference.GetScene()
-    check_target(node, reference)
+    shown = _shown(node, layer)
+    if not shown:
+        check_target(node, reference)
     if layer is None:
         layer, voxels = new_layer(reference, len(labels.segments))
         table = np.zeros(65536, voxels.dtype)
         table[[label.value for label in labels.segments]] = np.arange(1, len(labels.segments) + 1)
         passes.transfer(voxels, labels.array.T, passes.count(), table)
     created = node is None
+    if not created and not shown:
+        _save_for_undo(node)
+    _lay_onto(layer, reference)
     if created:
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name or reference.GetName()))
         node.CreateDefaultDisplayNodes()
@@ -65,12 +70,13 @@ def write_segmentation(
     undo: list[Callable[[], None]] = []
     modified = node.StartModify()
     try:
-        if segmentation.GetNumberOfSegments() == 0:
+        if shown or segmentation.GetNumberOfSegments() == 0:
             node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
             node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
         elif made_from(node) is None:
             node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-        left = [_put(segmentation, label, layer, n, undo) for n, label in enumerate(labels.segments, start=1)]
+        new = [(n, label) for n, label in enumerate(labels.segments, start=1) if n not in shown]
+        left = [_put(segmentation, label, layer, n, undo) for n, label in new]
         for key, text in (provenance or {}).items():
             node.SetAttribute(ATTRIBUTE + key, text)
     except Exception:
@@ -106,14 +112,41 @@ def new_layer(reference: Any, segments: int) -> tuple[Any, np.ndarray]:
     numbered anew. The voxels may be filled in another thread, before the layer is written.
     """
     image = slicer.vtkOrientedImageData()
-    image.SetDimensions(reference.GetImageData().GetDimensions())
+    image.SetExtent(reference.GetImageData().GetExtent())
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR if segments < 256 else vtk.VTK_SHORT, 1)
     image.GetPointData().GetScalars().SetName("ImageScalars")
-    matrix = vtk.vtkMatrix4x4()
-    reference.GetIJKToRASMatrix(matrix)
-    image.SetGeometryFromImageToWorldMatrix(matrix)
+    _lay_onto(image, reference)
     voxels = vtk_to_numpy(image.GetPointData().GetScalars())
     return image, voxels.reshape(image.GetDimensions()[::-1])
+
+
+def _lay_onto(layer: Any, reference: Any) -> None:
+    """Put a layer where the voxels of the volume are now, unless the volume has got others meanwhile, and tell that it is new.
+
+    NumPy fills voxels unnoticed, and Slicer's undo keeps its older copy of a segment where the voxels look older than that.
+    """
+    image = reference.GetImageData()
+    if image is not None and image.GetExtent() == layer.GetExtent():
+        matrix = vtk.vtkMatrix4x4()
+        reference.GetIJKToRASMatrix(matrix)
+        layer.SetGeometryFromImageToWorldMatrix(matrix)
+    layer.GetPointData().GetScalars().Modified()
+    layer.Modified()
+
+
+def _shown(node: Any, layer: Any) -> set[int]:
+    """The values of a layer that segments of the node show already, whatever the user calls them: it grew while a run filled it."""
+    segmentation = node.GetSegmentation() if node is not None and layer is not None else None
+    count = segmentation.GetNumberOfSegments() if segmentation is not None else 0
+    segments = [segmentation.GetNthSegment(index) for index in range(count)]
+    return {each.GetLabelValue() for each in segments if each.GetRepresentation(binary()) is layer}
+
+
+def _save_for_undo(node: Any) -> None:
+    """Where the Segment Editor is open on a segmentation, its Undo brings back what is written over now, as after its own effects."""
+    editor = getattr(getattr(slicer.modules, "SegmentEditorWidget", None), "editor", None)  # there once it was opened
+    if editor is not None and editor.segmentationNodeID() == node.GetID():
+        editor.saveStateForUndo()
 
 
 def _put(
@@ -133,9 +166,6 @@ def _put(
         if marked == "completed":
             return None
         before = segment.GetRepresentation(binary()), segment.GetLabelValue()
-        if before[0] is layer and before[1] == voxel_value:  # shown while it was being filled
-            segment.SetTag(LABEL_TAG, str(label.value))
-            return None
 
         def restore() -> None:
             if marked:
