@@ -110,6 +110,7 @@ class qMRMLNodeComboBox(QWidget):
         super().__init__(parent)
         self._scene, self._tags, self._named, self._attributes, self._labels = None, [], {}, [], {}
         self._base_names, self._ids, self._current, self._requested, self._menu = {}, [], "", "", []
+        self._text = ""
         self._combo = QComboBox(self)
         self._combo.setSizePolicy(QSizePolicy.Expanding, QSizePolicy.Fixed)
         self._combo.setMinimumContentsLength(6)
@@ -221,16 +222,22 @@ class qMRMLNodeComboBox(QWidget):
         index = self._combo.findData(wanted) if wanted or self.noneEnabled else -1
         self._combo.setCurrentIndex(index)
         self._current = wanted
-        if wanted != before:
-            node = self.currentNode()
-            self.currentNodeChanged.emit(node)
-            self.currentNodeIDChanged.emit(wanted)
+        self._tell(before)
+
+    def _tell(self, before):
+        """In Slicer these signals hang on QComboBox.currentTextChanged: with Qt 6, two nodes of one name are one to it."""
+        text, self._text = self._text, self._combo.currentText() if self._current else ""
+        if self._current != before and self._text != text:
+            self.currentNodeChanged.emit(self.currentNode())
+            self.currentNodeIDChanged.emit(self._current)
 
     def _show_names(self):
         for index in range(self._combo.count()):
             node = self._scene.GetNodeByID(self._combo.itemData(index) or "") if self._scene else None
             if node is not None and node.GetName() != self._combo.itemText(index):
                 self._combo.setItemText(index, node.GetName())
+                if index == self._combo.currentIndex():
+                    self._tell("")
 
     # the choice ---------------------------------------------------------------------------------------------------------
     def currentNode(self):
@@ -252,9 +259,7 @@ class qMRMLNodeComboBox(QWidget):
             return
         self._current = ""
         self._combo.setCurrentIndex(0 if self.noneEnabled else -1)
-        if before:
-            self.currentNodeChanged.emit(None)
-            self.currentNodeIDChanged.emit("")
+        self._tell(before)
 
     def setCurrentNodeID(self, node_id):
         self._set_id(node_id)

@@ -193,3 +193,19 @@ def test_from_first_sight_to_a_result_card(panel, tmp_path):
     picture("8_checked")
     panel._paper.dialog.hide()
     ui.structuresAllButton.click()
+
+
+def test_of_two_volumes_with_one_name_the_picked_one_is_taken(panel):
+    """Names are not unique in Slicer: whoever picks the other one must not have the first one segmented."""
+    first, second = (slicer.util.loadVolume(str(SAMPLE)) for _ in range(2))
+    first.SetName("T1")
+    second.SetName("T1")
+    selector = panel.ui.inputSelector1
+    selector.setCurrentNode(first)
+    combo = pythonqt.unwrap(selector)._combo
+    for node in (second, first):
+        index = combo.findData(node.GetID())
+        combo.setCurrentIndex(index)  # as a click in the list
+        combo.activated.emit(index)
+        assert selector.currentNode() is node
+        assert panel.inputs() == [node]

@@ -77,6 +77,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._advice = Advice(self)
         self.expected = Expected(self)
         self._cards = cards.Cards(self.ui.cardsPanel.layout(), self.onLog)
+        self._volumes.attend(self.ui)
         self.ui.modelSelector.connect("currentIndexChanged(int)", self.onModelChanged)
         self.ui.modelsButton.connect("clicked(bool)", self.model.onButton)
         self.ui.deviceSelector.connect("currentIndexChanged(int)", self.onDeviceChanged)

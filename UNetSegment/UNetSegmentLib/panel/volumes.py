@@ -16,8 +16,9 @@ from .state import MAX_INPUTS
 
 DELAY_MS = 200
 """A node must rest this long before it is looked at again."""
-NODES = ("input1", "input2", "input3", "input4", "outputSegmentation", "region")
-"""What of the parameter node are nodes."""
+NODES = {f"input{n}": f"inputSelector{n}" for n in range(1, MAX_INPUTS + 1)}
+NODES |= {"outputSegmentation": "outputSelector", "region": "regionSelector"}
+"""What of the parameter node are nodes, and the widgets that they are chosen in."""
 
 
 class Volumes(VTKObservationMixin):
@@ -41,6 +42,13 @@ class Volumes(VTKObservationMixin):
         self._timer.setSingleShot(True)
         self._timer.setInterval(DELAY_MS)
         self._timer.connect("timeout()", self._onTimer)
+
+    def attend(self, ui: Any) -> None:
+        """Take what the user picks in the selectors, too: where Slicer is built with Qt 6, they tell it through the parameter node
+        only where the name is another one, and two nodes may have one name."""
+        for name, selector in NODES.items():
+            widget = getattr(ui, selector)
+            widget.connect("nodeActivated(vtkMRMLNode*)", lambda node, name=name: self._onPicked(name, node))
 
     def there(self) -> list[Any]:
         """The scalar volumes of the scene that can be chosen: no label maps, no colour images."""
@@ -116,6 +124,10 @@ class Volumes(VTKObservationMixin):
         """The scene went: its IDs will be given to other nodes."""
         self.stop()
         self._taken = None
+
+    def _onPicked(self, name: str, node: Any) -> None:
+        if self._parameters is not None and getattr(self._parameters, name) is not node:
+            setattr(self._parameters, name, node)
 
     def _onCame(self, caller: Any, event: Any) -> None:
         self._came = True
