@@ -165,7 +165,7 @@ class PanelTest(PanelCase):
         ui.inputSelector1.setCurrentNode(add_sample())
         ui.applyButton.click()
         self.finish()
-        self.assertIn("Anterior hippocampus", self.panel._cards.shown[0].card.html())
+        self.assertIn("Anterior hippocampus", dict(self.panel._cards.shown[0].card.rows))
         node = ui.outputSelector.currentNode()
         logic = module().UNetSegmentLogic()
         expected = logic.process(ui.inputSelector1.currentNode())
@@ -188,7 +188,7 @@ class PanelTest(PanelCase):
         ui.inputSelector1.setCurrentNode(add_sample())
         ui.applyButton.click()
         self.finish()
-        self.assertIn("Anterior hippocampus", self.panel._cards.shown[0].card.html())
+        self.assertIn("Anterior hippocampus", dict(self.panel._cards.shown[0].card.rows))
 
     def test_cancel_while_it_runs(self):
         ui = self.panel.ui

@@ -44,7 +44,7 @@ def _write(ui: Any, view: PanelView) -> None:
     for number, row in enumerate(view.inputs, start=1):
         label, selector = getattr(ui, f"inputLabel{number}"), getattr(ui, f"inputSelector{number}")
         hint = getattr(ui, f"inputHint{number}")
-        label.text = row.label
+        label.text = on_button(row.label)
         hint.text = row.hint
         label.setVisible(row.visible)
         selector.setVisible(row.visible)
@@ -56,10 +56,10 @@ def _write(ui: Any, view: PanelView) -> None:
         label.setVisible(bool(words))
     ui.structuresButton.text = view.structures
     ui.optionsButton.text = on_button(view.options)
-    ui.optionsButton.toolTip = view.options_tip
+    ui.optionsButton.toolTip = in_tip(view.options_tip)
     ui.applyButton.text = view.apply_text
     ui.applyButton.enabled = view.apply_enabled
-    ui.applyButton.toolTip = view.apply_tip
+    ui.applyButton.toolTip = in_tip(view.apply_tip)
     ui.mirrorCheckBox.enabled = view.inputs_enabled and view.can_mirror
     _offer(ui.foldsSelector, view.folds)
     for widget in (ui.foldsLabel, ui.foldsSelector):
@@ -69,8 +69,17 @@ def _write(ui: Any, view: PanelView) -> None:
 
 
 def on_button(words: str) -> str:
-    """Text for a button: in a name such as ``H&N`` the ``&`` is to be seen, and makes no keyboard shortcut."""
+    """Text for a button, or for the label of a control: in a name such as ``H&N`` the ``&`` is to be seen, and makes no keyboard shortcut."""
     return words.replace("&", "&&")
+
+
+def in_tip(words: str) -> str:
+    """Text for a tool tip or a message, which Qt takes for HTML where it looks so: names with ``<`` are to be seen as they are."""
+    if "<" not in words and "&" not in words:
+        return words
+    from html import escape
+
+    return f"<qt>{escape(words)}</qt>".replace("\n", "<br>")
 
 
 def _offer(selector: Any, choices: Sequence[tuple[str, str]]) -> None:

@@ -11,8 +11,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .binding import on_button
-from .checklist import swatch
+from .binding import in_tip, on_button
+from .checklist import HIGHEST, swatch
 from .outcome import Card
 
 KEPT = 10
@@ -45,7 +45,7 @@ class Cards:
             (_("Edit"), _("Correct this result in the Segment Editor."), edit),
             (_("Statistics"), _("Measure this result in the Segment Statistics module."), measure),
             (_("Save"), _("Save this result and whatever else is new, with Slicer's own dialog."), save),
-            (_("Log"), _("Show what was run and what the worker wrote to its log."), log),
+            (_("Log"), _("Show what was run and what it wrote to its log."), log),
         ]  # the last one needs no node
         self.shown: list[Shown] = []
 
@@ -89,11 +89,11 @@ class Cards:
         frame = ctk.ctkCollapsibleButton()
         frame.text = on_button(card.title)
         frame.setMinimumWidth(200)  # else the title's length would set the width of the whole panel
-        frame.toolTip = _("{title}: a result, click to open or close it.").format(title=card.title)
+        frame.toolTip = in_tip(_("{title}: a result, click to open or close it.").format(title=card.title))
         frame.setAccessibleName(_("Result: {title}").format(title=card.title))
         column = qt.QVBoxLayout(frame)
         column.addWidget(_text(card.line, qt.Qt.PlainText))
-        if card.is_long:
+        if card.rows:
             column.addWidget(_table(card))
         if html := card.html():
             column.addWidget(_text(html, qt.Qt.RichText))
@@ -143,11 +143,12 @@ def _text(words: str, form: int) -> Any:
 
 
 def _table(card: Card) -> Any:
-    """A list with two columns that scrolls, for many structures."""
+    """Structures and millilitres: long names are cut, never the figures; many structures scroll."""
     tree = qt.QTreeWidget()
     tree.setColumnCount(2)
     tree.headerHidden = True
     tree.rootIsDecorated = False
+    tree.setFrameShape(qt.QFrame.NoFrame)
     tree.alternatingRowColors = True
     tree.uniformRowHeights = True
     tree.toolTip = _("Volume of each structure.")
@@ -157,10 +158,10 @@ def _table(card: Card) -> Any:
         item = qt.QTreeWidgetItem([name, ml])
         item.setIcon(0, swatch(color))
         item.setTextAlignment(1, int(qt.Qt.AlignRight))
-        item.setToolTip(0, name)
+        item.setToolTip(0, in_tip(name))
         tree.addTopLevelItem(item)
     tree.header().setStretchLastSection(False)
     tree.header().setSectionResizeMode(0, qt.QHeaderView.Stretch)
     tree.header().setSectionResizeMode(1, qt.QHeaderView.ResizeToContents)
-    tree.setFixedHeight(min(len(card.rows) * max(tree.sizeHintForRow(0), 14) + 6, 180))
+    tree.setFixedHeight(min(len(card.rows) * max(tree.sizeHintForRow(0), 14) + 2, HIGHEST))
     return tree

@@ -8,6 +8,7 @@ from typing import Any
 import qt
 
 from ..labels import Label
+from .binding import in_tip
 
 FEW = 6
 """Structures that need no search box."""
@@ -41,7 +42,7 @@ class Checklist:
             for label in self._labels:
                 item = qt.QListWidgetItem(label.name)
                 item.setIcon(swatch(label.color))
-                item.setToolTip(label.name)
+                item.setToolTip(in_tip(label.name))
                 widget.addItem(item)
             self._onSearch(self._ui.structuresSearch.text)
             row_height = max(widget.sizeHintForRow(0), 16)

@@ -20,6 +20,7 @@ from ..package import Manifest, cache_folder
 from ..package.lock import locked
 from ..predict.backends.installed import state
 from . import needs, pip
+from .binding import in_tip
 from .errand import Errand
 from .lookout import Lookout
 
@@ -68,7 +69,7 @@ class Dependencies:
         """Whether to install; never in testing mode, in which Slicer itself would answer yes."""
         if slicer.app.testingEnabled():
             return False
-        return slicer.util.confirmOkCancelDisplay(question, "UNetSegment", detailedText=details)
+        return slicer.util.confirmOkCancelDisplay(in_tip(question), "UNetSegment", detailedText=details)
 
     def cancel(self) -> None:
         """Stop; what pip was replacing is put back where it can be."""

@@ -16,6 +16,7 @@ from ..errors import Cancelled, UNetSegmentError
 from ..package.archive import size_text
 from . import shelf
 from .advice import READING
+from .binding import in_tip
 from .catalogs import Catalogs
 from .errand import Errand, Work
 from .lookout import Lookout
@@ -114,10 +115,10 @@ class ModelChooser:
             line = qt.QTreeWidgetItem([item.title, item.anatomy, item.modality, item.size_words(), item.state_words(_)])
             line.setData(0, qt.Qt.UserRole, item.name)
             line.setIcon(0, self._pictures.icon(item))
-            line.setToolTip(0, item.title)
-            line.setToolTip(1, item.anatomy)
+            line.setToolTip(0, in_tip(item.title))
+            line.setToolTip(1, in_tip(item.anatomy))
             if item.problem:
-                line.setToolTip(4, item.problem)
+                line.setToolTip(4, in_tip(item.problem))
             tree.addTopLevelItem(line)
             if current is None or item.name == name:
                 current = line

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..predict.reports import InputWarning
 
 MANY = 8
-"""Structures that a card lists by itself; more are in a table that scrolls."""
+"""Structures that can be taken in at a glance: of more, those that were found come first."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,11 @@ class Card:
     notes: str
     colors: tuple[tuple[int, int, int], ...] = ()
 
-    @property
-    def is_long(self) -> bool:
-        """Whether its structures need a table that scrolls."""
-        return len(self.rows) > MANY
-
     def html(self) -> str:
-        """The structures and what is to be said about them; its text has no colour, so that dark themes can be read."""
+        """What is to be said about the result; the text has no colour, so that dark themes can be read."""
         from html import escape
 
-        cells = "" if self.is_long else "".join(
-            f'<tr><td>{_swatch(color)} {escape(name)}</td><td align="right" style="padding-left:12px">{escape(ml)}</td></tr>'
-            for (name, ml), color in zip(self.rows, self.colors or [None] * len(self.rows), strict=True)
-        )  # fmt: skip
-        parts = [f"<table>{cells}</table>" if cells else ""]
-        parts += [f"<p><b>!</b> {escape(words)}</p>" for words in self.warnings]
+        parts = [f"<p><b>!</b> {escape(words)}</p>" for words in self.warnings]
         parts.append(f"<p><i>{escape(self.notes)}</i></p>" if self.notes else "")
         return "".join(parts)
 
@@ -79,10 +69,6 @@ def card(
         notes=provenance.get("notes", ""),
         colors=tuple(label.color for label in labels),
     )
-
-
-def _swatch(color: tuple[int, int, int] | None) -> str:
-    return f'<font color="#{bytes(color).hex()}">■</font>' if color else ""
 
 
 def millilitres(ml: float) -> str:
