@@ -90,8 +90,15 @@ def registerHierarchyPlugin() -> None:
 
 
 def asList(inputVolume) -> list:
-    """The volume nodes of an argument that may be one of them or several."""
-    return list(inputVolume) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
+    """The volume nodes of an argument that may be one of them or several; at least one, which may be None."""
+    return (list(inputVolume) or [None]) if isinstance(inputVolume, (list, tuple)) else [inputVolume]
+
+
+def asSentence(error: Exception) -> UNetSegmentError:
+    """An error as the worker tells it, in a sentence."""
+    from UNetSegmentLib.worker import protocol
+
+    return protocol.restore_error(protocol.describe_error(error))
 
 
 @parameterNodeWrapper
@@ -184,11 +191,15 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         nodes = asList(inputVolume)
         loaded = package.load(model)
         labels = scene.kept_labels(loaded.manifest, keep)
+        scene.check_present(*nodes, outputSegmentation, region, has_begun=False)
         scene.world_volume(nodes[0])  # its own mistakes first
         scene.check_target(outputSegmentation, nodes[0], [label.name for label in labels])
         volume = predict.gather([scene.world_volume(node) for node in nodes], loaded.manifest)
         inside = {} if region is None else {"region": scene.region_box(region, nodes[0])}
-        result = self._predictor(loaded, device, mode, mirror, folds).predict(volume, progress, cancel, **inside)
+        try:
+            result = self._predictor(loaded, device, mode, mirror, folds).predict(volume, progress, cancel, **inside)
+        except MemoryError as error:
+            raise asSentence(error) from None
         scene.check_present(*nodes, outputSegmentation)
         name = f"{nodes[0].GetName()} {loaded.manifest.title}"
         kept = LabelMap(result.labels.array, result.labels.grid, labels) if keep is not None else result.labels
@@ -243,6 +254,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         options = self._asked(device, mode, mirror, folds)
         loaded = package.load(model)
         if region is not None:
+            scene.check_present(*nodes, region, has_begun=False)
             scene.world_volume(nodes[0])  # its own mistakes first
             options["region"] = scene.region_box(region, nodes[0])
         told = {"on_progress": onProgress, "on_done": onDone, "on_error": onError, "on_warnings": onWarnings}
@@ -286,6 +298,7 @@ class UNetSegmentLogic(ScriptedLoadableModuleLogic, Background):
         volumes = []
         for node, channel in zip(nodes, manifest.channels, strict=False):
             try:
+                scene.check_present(node, has_begun=False)
                 volumes.append(scene.world_volume(node))
             except UNetSegmentError as error:
                 return [predict.InputWarning(channel.name, "refused", str(error))]

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from panel_case import (  # noqa: E402, F401
     MODULE,
     NO_BACKEND,
     FakePredictor,
+    FakeWorker,
     PanelCase,
     add_sample,
     load_panel,
@@ -24,7 +26,7 @@ from panel_case import (  # noqa: E402, F401
     setUpModule,
 )
 from UNetSegmentLib import io, package  # noqa: E402
-from UNetSegmentLib.errors import Cancelled, InputError, PackageError  # noqa: E402
+from UNetSegmentLib.errors import Cancelled, InputError, PackageError, UNetSegmentError  # noqa: E402
 from UNetSegmentLib.predict import Predictor  # noqa: E402
 from UNetSegmentLib.worker import Worker  # noqa: E402
 
@@ -65,6 +67,37 @@ class LogicTest(unittest.TestCase):
         with self.assertRaisesRegex(InputError, "'holes' has voxels that are NaN"):
             logic.process(holes)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
+
+    def test_what_is_no_volume_or_left_the_scene_is_said_at_once(self):
+        """A script has names where nodes are meant, lists without anything, and nodes from before the scene was cleared."""
+        gone = add_sample()
+        slicer.mrmlScene.Clear()
+        volume, model = add_sample(), slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "skull")
+        logic, before, fakes = self.logic(), slicer.mrmlScene.GetNumberOfNodes(), FakeWorker()
+        logic._worker = fakes
+        self.addCleanup(logic.stop)
+        for arguments, words in (
+            (["MRHead"], r"'MRHead' is no node of the scene; slicer.util.getNode\(\) gives"),
+            ([[]], "No volume is chosen"),
+            ([model], "'skull' is no volume"),
+            ([gone], "is not in the scene; load it again"),
+            ([volume, model], "'skull' is no segmentation"),
+            ([volume, "result"], "'result' is no node"),
+        ):
+            for call in (logic.process, logic.start):
+                with self.subTest(call=call.__name__, words=words), self.assertRaisesRegex(UNetSegmentError, words):
+                    call(*arguments)
+        for call in (logic.process, logic.start):
+            with self.assertRaisesRegex(InputError, "'skull' is no region of interest"):
+                call(volume, region=model)
+        self.assertRegex(logic.check("MRHead")[0].message, "'MRHead' is no node")
+        self.assertEqual((fakes.asked, slicer.mrmlScene.GetNumberOfNodes()), ([], before))
+
+    def test_short_memory_is_a_sentence_for_scripts_too(self):
+        logic = self.logic()
+        with unittest.mock.patch.object(FakePredictor, "predict", side_effect=MemoryError("148 GiB")):
+            with self.assertRaisesRegex(UNetSegmentError, "not enough memory for an image of this size"):
+                logic.process(add_sample())
 
     def test_a_volume_removed_meanwhile_is_said_and_nothing_written(self):
         volume = add_sample()

@@ -22,11 +22,13 @@ def world_volume(node: Any) -> Volume:
         (1, I, J, K), a view of the node's voxels without a copy, named after the node.
 
     Raises:
-        InputError: No node, no voxels, several values per voxel, an impossible geometry, or a non-linear transform.
+        InputError: No node, no volume, no voxels, several values per voxel, an impossible geometry, or a non-linear transform.
     """
     if node is None:
         raise InputError("No volume is chosen; choose one first.")
     name = node.GetName()
+    if not node.IsA("vtkMRMLVolumeNode"):
+        raise InputError(f"'{name}' is no volume; choose an image.")
     image = node.GetImageData()
     if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
         raise InputError(f"Volume '{name}' has no voxels; load it again or choose another one.")

@@ -21,8 +21,10 @@ def region_box(roi: Any, volume: Any) -> Box:
     Rotations of the ROI and transforms of both count; under a non-linear transform the ROI is what its corners span.
 
     Raises:
-        InputError: The ROI is not placed yet, or lies outside of the volume.
+        InputError: It is no ROI, is not placed yet, or lies outside of the volume.
     """
+    if not roi.IsA("vtkMRMLMarkupsROINode"):
+        raise InputError(f"'{roi.GetName()}' is no region of interest; draw one in the Markups module, or choose none.")
     size = np.asarray(roi.GetSize(), float)
     if roi.GetNumberOfControlPoints() == 0 or (size <= 0).any():
         raise InputError(f"Region '{roi.GetName()}' is not placed yet; draw it in a slice view, or choose none.")

@@ -105,9 +105,8 @@ class Run:
     ) -> None:
         self._worker, self._model, self._nodes, self._target = worker, model, list(nodes), target
         self._show_3d, self._on_done, self._on_error, self._on_warnings = show_3d, on_done, on_error, on_warnings
-        volumes = [world_volume(node) for node in self._nodes]
-        if not volumes:
-            raise InputError("No volume is chosen; choose one first.")
+        check_present(*self._nodes, target, has_begun=False)
+        volumes = [world_volume(node) for node in self._nodes or [None]]  # None says what is missing
         self._labels = kept_labels(model.manifest, keep)
         self._names = [label.name for label in self._labels]
         check_target(target, self._nodes[0], self._names)

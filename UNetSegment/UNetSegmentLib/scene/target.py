@@ -25,8 +25,11 @@ def check_target(node: Any, reference: Any, names: Collection[str] = ()) -> None
         names: Of the structures that will be written.
 
     Raises:
-        OutputError: It is under another transform, its segments hold no labelmaps, or all of ``names`` are completed.
+        OutputError: It is no segmentation, is under another transform, its segments hold no labelmaps, or all of ``names`` are
+            completed.
     """
+    if node is not None and not node.IsA("vtkMRMLSegmentationNode"):
+        raise OutputError(f"'{node.GetName()}' is no segmentation; choose one, or a new one.")
     if not holds_segments(node):
         return
     if node.GetTransformNodeID() != reference.GetTransformNodeID():
@@ -46,15 +49,22 @@ def check_target(node: Any, reference: Any, names: Collection[str] = ()) -> None
         )
 
 
-def check_present(*nodes: Any) -> None:
-    """Refuse to write where a node of a run is no longer in a scene; None stands for one that there never was.
+def check_present(*nodes: Any, has_begun: bool = True) -> None:
+    """Refuse to begin or, once a run has begun, to write where a node is not in a scene; None stands for one that there never was.
 
     Raises:
-        InputError: One was removed.
+        InputError: One is not there, or is no node at all.
     """
     for node in nodes:
-        if node is not None and node.GetScene() is None:
-            raise InputError(f"'{node.GetName()}' was removed from the scene during the run; nothing was written.")
+        if node is None:
+            continue
+        if not hasattr(node, "GetScene"):
+            raise InputError(f"{node!r} is no node of the scene; slicer.util.getNode() gives the node with a name.")
+        if node.GetScene() is None:
+            why = "was removed from the scene during the run; nothing was written"
+            if not has_begun:
+                why = "is not in the scene; load it again or choose another one"
+            raise InputError(f"'{node.GetName()}' {why}.")
 
 
 def holds_segments(node: Any) -> bool:
