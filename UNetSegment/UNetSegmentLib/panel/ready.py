@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 
@@ -49,6 +50,7 @@ class Ready:
         self._panel.expected.forget()
 
     def _answered(self, asked: tuple, result: dict) -> None:
+        import_module("..scene.run", __package__)  # reading it takes 40 ms: not when Apply is pressed
         if asked == self._asked:  # else it is about what was chosen before
             self.took(result["ran"])
             self._panel.refresh()

@@ -345,8 +345,8 @@ class Predictor:
             "options": json.dumps(options),
             "notes": " ".join(notes),
             "software": json.dumps(versions),
-            "seconds": f"{seconds:.2f}",
-            "network_seconds": f"{network:.3f}",
+            "seconds": f"{seconds:.4g}",
+            "network_seconds": f"{network:.4g}",
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
 
