@@ -158,7 +158,8 @@ def export(
             if decision.probabilities:
                 outputs = activated(outputs, decision.regions)
             if carried is not None:  # the row before this slab is a neighbour of the rows between them
-                outputs, start = _join(carried, outputs), start - carried.shape[1]
+                start -= carried.shape[1]
+            outputs = _join(carried, outputs, workers)
             end = start + outputs.shape[1]
             last = end == first_axis.size
             ready = shape[0] if last else int(np.searchsorted(first_axis.upper, end - 1, side="right"))
@@ -190,7 +191,6 @@ def _label(
     workers: int,
 ) -> None:
     """Label the rows of ``result`` from outputs, whose rows ``rows[0]`` and ``rows[1]`` lie around them."""
-    outputs = _straight(outputs, workers)
     winner = np.empty(outputs.shape[1:], np.uint16)
     argmax, kernel = _loops() if compiled else (None, _fill)
 
@@ -308,24 +308,25 @@ def _label_on_device(
         result[cut] = decision.table[decision.winners_on_device(x)]
 
 
-def _straight(outputs: np.ndarray, threads: int) -> np.ndarray:
-    """Outputs (K, I, J, K) in C order."""
-    if outputs.flags.c_contiguous:
-        return outputs
-    copy = np.empty(outputs.shape, outputs.dtype)
-    for one, source in zip(copy, outputs, strict=True):
-        passes.transfer(one, source, threads)
-    return copy
-
-
-def _join(before: Any, after: Any) -> Any:
-    if isinstance(before, np.ndarray) and isinstance(after, np.ndarray):
-        return np.concatenate([before, after], axis=1)
-    if isinstance(after, np.ndarray):  # the sums left the device in between
-        return np.concatenate([before.cpu().numpy(), after], axis=1)
-    joined = after.new_empty((len(after), before.shape[1] + after.shape[1], *after.shape[2:]))
-    joined[:, : before.shape[1]] = before
-    joined[:, before.shape[1] :] = after
+def _join(before: Any | None, after: Any, threads: int) -> Any:
+    """Outputs (K, I, J, K) with rows ``before`` them, in main memory in C order; a torch tensor as it is."""
+    if not isinstance(after, np.ndarray):
+        if before is None:
+            return after
+        joined = after.new_empty((len(after), before.shape[1] + after.shape[1], *after.shape[2:]))
+        joined[:, : before.shape[1]] = before
+        joined[:, before.shape[1] :] = after
+        return joined
+    if before is None and after.flags.c_contiguous:
+        return after
+    rows = 0 if before is None else before.shape[1]
+    joined = np.empty((len(after), rows + after.shape[1], *after.shape[2:]), after.dtype)
+    if before is not None:
+        joined[:, :rows] = (
+            before if isinstance(before, np.ndarray) else before.cpu().numpy()
+        )  # sums left the device in between
+    for one, source in zip(joined, after, strict=True):
+        passes.transfer(one[rows:], source, threads)
     return joined
 
 
