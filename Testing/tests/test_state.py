@@ -34,6 +34,7 @@ def test_a_volume_and_a_model_can_be_run():
         ("model_line", "needs 5 volumes, more than the panel has rows", {"manifest": manifest(*"abcde")}),
         ("inputs", "Choose the T1 volume to segment.", {"chosen": [None]}),
         ("inputs", "No image is loaded; load one first", {"chosen": [None], "has_volumes": False}),
+        ("inputs", "Only colour images or label", {"chosen": [None], "has_volumes": False, "has_others": True}),
         ("inputs", "This model needs 2 volumes: T1, T2. Choose the T2 volume.", {"manifest": manifest("T1", "T2")}),
         ("inputs", "It has no voxels.", {"warnings": [warning("refused", message="It has no voxels.")]}),
         ("output_hint", "It is locked.", {"obstacles": {"output": "It is locked.", "region": "It is elsewhere."}}),

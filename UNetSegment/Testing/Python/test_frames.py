@@ -59,8 +59,9 @@ class FramesTest(PanelCase):
         ui.applyButton.click()
         self.finish()
         self.assertEqual(sum(request[0] == "predict" for request in self.worker.asked), COUNT, ui.statusLabel.text)
-        node = ui.outputSelector.currentNode()
+        node = self.panel._cards.shown[0].node
         self.assertEqual(slicer.util.getNodesByClass("vtkMRMLSegmentationNode"), [node])
+        self.assertIsNone(ui.outputSelector.currentNode())  # one frame's result is not to be written into a sequence
         self.assertEqual(segment_names(node), ["Anterior hippocampus", "Posterior hippocampus"])
         result = self.browser.GetSequenceNode(node)
         self.assertEqual(result.GetNumberOfDataNodes(), COUNT)

@@ -68,7 +68,8 @@ class Apply:
     def _done(self, result: Any) -> None:
         """Take the scene's :class:`Result`."""
         panel, ran = self._panel, dict(result.provenance)
-        if self._parameters.input1 is self._volume:  # else a scene came meanwhile, with choices of its own
+        # else a scene came meanwhile, with choices of its own; what shows a sequence's frames is nothing to write one result to
+        if self._parameters.input1 is self._volume and not self._choices["everyFrame"]:
             self._parameters.outputSegmentation = result.node
         panel.ready.took(ran)
         card = outcome.card(

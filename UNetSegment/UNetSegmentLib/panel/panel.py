@@ -250,6 +250,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             obstacles=obstacles,
             output_note=note,
             has_volumes=volume is not None or bool(self._volumes.there()),
+            has_others=slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLVolumeNode") > 0,
         )
         if not view.apply_enabled:
             self._advice.withdraw()

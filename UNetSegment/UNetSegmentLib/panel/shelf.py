@@ -182,13 +182,13 @@ def card(item: Item, tr: Translate = lambda text: text, expected: str = "") -> s
         expected: How long it will take on this computer, in words.
     """
     rows = [(what, text) for what, text in _facts(item, tr, expected) if text]
-    picture = ""
-    if item.thumbnail is not None:
-        address = escape(item.thumbnail.absolute().as_uri())
-        picture = f'<img src="{address}" width="{CARD_PICTURE}" style="float:right">'
-    lines = [f"{picture}<h3>{escape(item.title)}</h3>"]
     task = item.entry.task if item.entry else item.manifest.description if item.manifest else ""
-    lines.append(f"<p>{escape(task)}</p>" if task else "")
+    head = f"<h3>{escape(item.title)}</h3>" + (f"<p>{escape(task)}</p>" if task else "")
+    if item.thumbnail is not None:  # beside a floating picture, Qt would hide the table's text behind it
+        address = escape(item.thumbnail.absolute().as_uri())
+        picture = f'<img src="{address}" width="{CARD_PICTURE}">'
+        head = f'<table width="100%"><tr><td>{head}</td><td width="{CARD_PICTURE}" align="right">{picture}</td></tr></table>'
+    lines = [head]
     if item.problem:
         words = tr("This model cannot run here: {why}.") if item.status == REFUSED else "{why}"
         lines.append(f"<p><b>{escape(words.format(why=item.problem.rstrip('.')))}</b></p>")

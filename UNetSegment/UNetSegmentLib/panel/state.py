@@ -87,6 +87,7 @@ def view(
     obstacles: Mapping[str, str] | None = None,
     output_note: str = "",
     has_volumes: bool = True,
+    has_others: bool = False,
 ) -> PanelView:
     """Decide what the panel shows.
 
@@ -106,9 +107,18 @@ def view(
         obstacles: What about the ``output`` or the ``region`` would stop a run, as a sentence each.
         output_note: What the user may not expect of writing to the chosen segmentation.
         has_volumes: Whether the scene has any image to choose.
+        has_others: Whether it has any that cannot be chosen: colour images, label maps.
     """
     obstacles = obstacles or {}
-    rows, missing = _rows(manifest, chosen, tr, has_volumes)
+    nothing = ""
+    if not has_volumes:
+        nothing = tr("No image is loaded; load one first, for example in the DICOM or Sample Data module.")
+        if has_others:
+            nothing = tr(
+                "Only colour images or label maps are loaded; load another image, or convert a colour image with the "
+                "Vector to Scalar Volume module."
+            )
+    rows, missing = _rows(manifest, chosen, tr, nothing)
     rows = _warned(rows, manifest, chosen, [warning for warning in warnings if warning.code != "model"])
     told = {warning.code: warning.message for warning in reversed(warnings)}  # of several with one code the first
     model_problem = _first(_too_many(manifest, tr), model_problem, told.get("model", ""))
@@ -180,7 +190,7 @@ def wanted_folds(manifest: Manifest | None, folds: str) -> str:
 
 
 def _rows(
-    manifest: Manifest | None, chosen: Sequence[str | None], tr: Callable[[str], str], has_volumes: bool
+    manifest: Manifest | None, chosen: Sequence[str | None], tr: Callable[[str], str], nothing: str
 ) -> tuple[tuple[InputRow, ...], str]:
     channels = manifest.channels[:MAX_INPUTS] if manifest else ()
     rows, first_missing = [], ""
@@ -194,9 +204,8 @@ def _rows(
             label = channel.title if channel.title and len(channel.title) <= LONGEST_LABEL else channel.name
         hint = ""
         if channel is not None and not (index < len(chosen) and chosen[index]):
-            if not has_volumes:
-                words = tr("No image is loaded; load one first, for example in the DICOM or Sample Data module.")
-                hint = "" if first_missing else words
+            if nothing:
+                hint = "" if first_missing else nothing
             elif len(channels) == 1:
                 hint = tr("Choose the {name} volume to segment.").format(name=channel.name)
             elif first_missing:
