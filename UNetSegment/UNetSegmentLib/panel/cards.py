@@ -37,10 +37,11 @@ class Cards:
     Args:
         layout: A vertical layout; cards go to its top.
         log: Called with the :class:`Shown` whose log is to be seen.
+        before: The widget that the Tab key comes from to the newest card.
     """
 
-    def __init__(self, layout: Any, log: Callable[[Shown], None]) -> None:
-        self._layout = layout
+    def __init__(self, layout: Any, log: Callable[[Shown], None], before: Any) -> None:
+        self._layout, self._before = layout, before
         self._actions: list[tuple[str, str, Callable[[Shown], None]]] = [
             (_("Edit"), _("Correct this result in the Segment Editor."), edit),
             (_("Statistics"), _("Measure this result in the Segment Statistics module."), measure),
@@ -56,6 +57,7 @@ class Cards:
         shown = Shown(card, node, volume, ran)
         shown.widget = self._build(shown)
         self._layout.insertWidget(0, shown.widget)
+        self._reach(shown)
         self.shown.insert(0, shown)
         for old in self.shown[KEPT:]:
             self._remove(old)
@@ -76,6 +78,12 @@ class Cards:
                 shown.volume = None
             for button in shown.buttons[:-1]:
                 button.enabled = there and not running
+
+    def _reach(self, shown: Shown) -> None:
+        """The Tab key comes to a new card before the others, as the eye does."""
+        chain = [self._before, shown.widget, *shown.widget.findChildren(qt.QTreeWidget), *shown.buttons]
+        for one, other in zip(chain, chain[1:], strict=False):
+            qt.QWidget.setTabOrder(one, other)
 
     def _remove(self, shown: Shown) -> None:
         self.shown.remove(shown)

@@ -76,7 +76,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.dependencies = Dependencies(self)
         self._advice = Advice(self)
         self.expected = Expected(self)
-        self._cards = cards.Cards(self.ui.cardsPanel.layout(), self.onLog)
+        self._cards = cards.Cards(self.ui.cardsPanel.layout(), self.onLog, self.ui.logButton)
         self._volumes.attend(self.ui)
         self.ui.modelSelector.connect("currentIndexChanged(int)", self.onModelChanged)
         self.ui.modelsButton.connect("clicked(bool)", self.model.onButton)
