@@ -171,7 +171,7 @@ def test_a_worker_that_ends_before_it_begins_is_replaced_once(tmp_path, model, h
     ("code", "words", "count"),
     [
         ("sys.exit('no module named numpy')", "no module named numpy", 2),
-        ("os._exit(3)", r"^The worker stopped unexpectedly \(code 3\)\.", 2),
+        ("os._exit(3)", r"^The model's process stopped unexpectedly \(code 3\)\.", 2),
         pytest.param(  # a model that kills the worker does it once
             "server.Predictor = lambda *a, **k: os.kill(os.getpid(), 9)\nserver.main()",
             "perhaps because memory was short",

@@ -292,7 +292,9 @@ def about(seconds: float, tr: Callable[[str], str] = lambda text: text) -> str:
 def log_text(ran: Mapping[str, str] | None, lines: Sequence[str], tr: Callable[[str], str] = lambda text: text) -> str:
     """Everything about the last run, for a report: what was run, then the end of the worker's log."""
     told = [f"{key}: {value}" for key, value in (ran or {}).items()]
-    return "\n".join([*told, *([""] if told else []), *(lines[-200:] or [tr("The worker wrote nothing to its log.")])])
+    return "\n".join(
+        [*told, *([""] if told else []), *(lines[-200:] or [tr("The model's process wrote nothing to its log.")])]
+    )
 
 
 def remaining(seconds: float | None, elapsed: float, tr: Callable[[str], str] = lambda text: text) -> str:

@@ -35,8 +35,8 @@ HANDING_OVER = "unetsegment-hand-over"
 """Name of the threads that copy volumes for a worker."""
 _CRASHED = "exit abnormally"
 """In the last words of Slicer's launcher, which ends with code 1, where a signal ended the worker behind it."""
-_UNREADABLE = "The worker sent something that cannot be read"
-_STOPPED = "The worker was stopped; nothing was changed."
+_UNREADABLE = "The model's process sent something that cannot be read"
+_STOPPED = "The model's process was stopped; nothing was changed."
 _NEXT = "The next run starts a fresh one."
 
 
@@ -335,11 +335,11 @@ class Worker:
             self._fail(list(self._jobs.values()), WorkerError(_STOPPED))
         elif (code := process.exit_code) is not None:
             if process.has_said_all and self._events.empty():
-                self._ended(f"The worker stopped unexpectedly ({self._reason(code)})")
+                self._ended(f"The model's process stopped unexpectedly ({self._reason(code)})")
         elif self._silent > (FIRST_SILENCE if process.worker_pid is None else SILENCE):
-            self._broken(f"The worker has not answered for {round(self._silent)} s")
+            self._broken(f"The model's process has not answered for {round(self._silent)} s")
         elif any(job.is_cancelled and now - job.cancelled_at > GRACE for job in self._jobs.values()):
-            self._broken("The worker did not stop when asked")
+            self._broken("The model's process did not stop when asked")
 
     def _reason(self, code: int) -> str:
         last = self._last_words

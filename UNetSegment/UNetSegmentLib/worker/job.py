@@ -153,7 +153,7 @@ class Job:
                 result = Outcome(self.shared[-1], voxels, dict(result["provenance"]))
                 self.shared.pop().forget_name()
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-                error, result = WorkerError("The worker's answer cannot be read; run it again."), None
+                error, result = WorkerError("The answer of the model's process cannot be read; run it again."), None
         self.let_go()
         self.result, self.error = result, error
         on_done, on_error = self.on_done, self.on_error

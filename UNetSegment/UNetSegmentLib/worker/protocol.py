@@ -62,7 +62,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 def restore_error(described: Any) -> errors.UNetSegmentError:
     """The error that a worker described."""
     described = described if isinstance(described, dict) else {}
-    text = str(described.get("message") or "The worker failed without a word.")
+    text = str(described.get("message") or "The model's process failed without a word.")
     data = described.get("data")
     kind = data.get("kind") if isinstance(data, dict) else None
     found = getattr(errors, kind, None) if isinstance(kind, str) else None
