@@ -204,7 +204,7 @@ class PanelCase(unittest.TestCase):
         self.panel.logic.stop()
         self.panel.logic._worker = None
 
-    def finish(self, seconds=60):
+    def finish(self, seconds=300):
         """Let the worker work until the panel has nothing under way."""
         end = time.monotonic() + seconds
         while self.panel._run is not None and time.monotonic() < end:

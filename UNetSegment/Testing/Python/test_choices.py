@@ -46,9 +46,9 @@ class InputsTest(PanelCase):
         self.assertIn("No image is loaded", ui.inputHint1.text)
         slicer.util.addVolumeFromArray(np.zeros((3, 3, 3), np.int16), nodeClassName="vtkMRMLLabelMapVolumeNode")
         volume = add_sample()
-        self.wait_for(lambda: ui.inputSelector1.currentNode() is volume, 5)
+        self.wait_for(lambda: ui.inputSelector1.currentNode() is volume)
         add_sample()
-        self.wait_for(lambda: not self.panel._volumes._timer.isActive(), 5)
+        self.wait_for(lambda: not self.panel._volumes._timer.isActive())
         self.assertIs(ui.inputSelector1.currentNode(), volume)  # what is chosen stays
 
     def test_the_volumes_of_a_model_with_several_inputs_are_guessed_by_name(self):
@@ -75,11 +75,11 @@ class InputsTest(PanelCase):
         ui.inputSelector1.setCurrentNode(volume)
         self.assertTrue(ui.applyButton.enabled)
         volume.SetAndObserveTransformNodeID(warp().GetID())
-        self.wait_for(lambda: not ui.applyButton.enabled, 5)
+        self.wait_for(lambda: not ui.applyButton.enabled)
         self.assertTrue(ui.inputHint1.text.startswith(f"Volume '{volume.GetName()}' is under the non-linear transform"))
         self.assertEqual(ui.applyButton.toolTip, ui.inputHint1.text)
         volume.SetAndObserveTransformNodeID(None)
-        self.wait_for(lambda: ui.applyButton.enabled, 5)
+        self.wait_for(lambda: ui.applyButton.enabled)
         self.assertEqual(ui.inputHint1.text, "")
         self.assertEqual(self.worker.asked, [])
 
@@ -97,7 +97,7 @@ class InputsTest(PanelCase):
         array = np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32)
         array[:10] = np.nan
         ui.inputSelector1.setCurrentNode(slicer.util.addVolumeFromArray(array, name="holes"))
-        self.wait_for(lambda: not ui.applyButton.enabled, 5)
+        self.wait_for(lambda: not ui.applyButton.enabled)
         self.assertIn("'holes' has voxels that are NaN", ui.inputHint1.text)
 
     def test_a_model_that_is_deleted_meanwhile(self):
@@ -169,7 +169,7 @@ class OutputTest(PanelCase):
         node = self.apply()
         parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "parent")
         node.SetAndObserveTransformNodeID(parent.GetID())
-        self.wait_for(lambda: not ui.applyButton.enabled, 5)
+        self.wait_for(lambda: not ui.applyButton.enabled)
         self.assertIn("is under another transform", ui.outputHint.text)
         self.assertEqual(ui.applyButton.toolTip, ui.outputHint.text)
         ui.outputSelector.setCurrentNode(None)
@@ -180,14 +180,14 @@ class OutputTest(PanelCase):
         ui.inputSelector1.setCurrentNode(add_sample())
         node = self.apply()
         node.GetSegmentation().GetNthSegment(0).SetTag("Segmentation.Status", "completed")
-        self.wait_for(lambda: ui.outputHint.text, 5)
+        self.wait_for(lambda: ui.outputHint.text)
         self.assertEqual(ui.outputHint.text, f"Marked as completed, stays as it is: {segment_names(node)[0]}.")
         self.apply()
         card = self.panel._cards.shown[0].card
         self.assertEqual([name for name, _ml in card.rows], segment_names(node)[1:])  # the other is not the model's
         self.assertIn(f"left as it was: {segment_names(node)[0]}.", card.notes)
         node.GetSegmentation().GetNthSegment(1).SetTag("Segmentation.Status", "completed")
-        self.wait_for(lambda: not ui.applyButton.enabled, 5)
+        self.wait_for(lambda: not ui.applyButton.enabled)
         self.assertIn("every structure is marked as completed", ui.outputHint.text)
         with self.assertRaisesRegex(OutputError, "marked as completed"):
             self.panel.logic.start(ui.inputSelector1.currentNode(), node)
@@ -201,7 +201,7 @@ class OutputTest(PanelCase):
         segment, name = node.GetSegmentation().GetNthSegment(0), segment_names(node)[0]
         for _ in range(2):  # and the same again, for what was corrected after that
             segment.SetTag("Segmentation.Status", "inprogress")  # as the Segment Editor does at the first stroke
-            self.wait_for(lambda: ui.outputHint.text, 5)
+            self.wait_for(lambda: ui.outputHint.text)
             self.assertIn(f"Corrected since and would be replaced: {name}.", ui.outputHint.text)
             done = len(self.panel._cards.shown)
             ui.applyButton.click()
@@ -250,12 +250,12 @@ class OutputTest(PanelCase):
         self.assertEqual(ui.applyButton.toolTip, ui.applyHint.text)
         region.SetCenter([5000.0, 0.0, 0.0])
         region.SetSize([10.0, 10.0, 10.0])
-        self.wait_for(lambda: "does not touch" in ui.applyHint.text, 5)
+        self.wait_for(lambda: "does not touch" in ui.applyHint.text)
         self.assertFalse(ui.applyButton.enabled)
         bounds = [0.0] * 6
         volume.GetRASBounds(bounds)
         region.SetCenter([sum(bounds[:2]) / 2, sum(bounds[2:4]) / 2, sum(bounds[4:]) / 2])
-        self.wait_for(lambda: ui.applyButton.enabled, 5)
+        self.wait_for(lambda: ui.applyButton.enabled)
         self.assertTrue(ui.applyHint.isHidden())
 
     def test_a_volume_is_not_read_again_because_a_region_or_a_segment_changed(self):
@@ -271,7 +271,7 @@ class OutputTest(PanelCase):
         self.addCleanup(setattr, panel.logic, "check", check)
         panel.logic.check = lambda *asked: looked.append(asked) or check(*asked)
         timers = (panel._volumes._timer, panel._advice._timer)
-        self.wait_for(lambda: not any(timer.isActive() for timer in timers), 5)
+        self.wait_for(lambda: not any(timer.isActive() for timer in timers))
         for change, times in (
             (lambda: region.SetCenter([1.0, 2.0, 3.0]), 0),
             (lambda: node.GetSegmentation().GetNthSegment(0).SetColor(1, 0, 0), 0),
@@ -280,7 +280,7 @@ class OutputTest(PanelCase):
             looked.clear()
             change()
             self.assertTrue(timers[0].isActive())
-            self.wait_for(lambda: not any(timer.isActive() for timer in timers), 5)
+            self.wait_for(lambda: not any(timer.isActive() for timer in timers))
             self.assertEqual(len(looked), times)
 
     def test_no_structure_is_said_in_sight(self):
@@ -306,7 +306,7 @@ class SceneTest(PanelCase):
 
     def settle(self):
         self.panel._volumes._timer.start()
-        self.wait_for(lambda: not self.panel._volumes._timer.isActive(), 5)
+        self.wait_for(lambda: not self.panel._volumes._timer.isActive())
 
     def test_a_scene_that_is_loaded_brings_its_choices(self):
         self.go()
