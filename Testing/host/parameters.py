@@ -59,6 +59,7 @@ class _Binding:
             self.read, self.write = lambda: widget.checked, lambda value: setattr(widget, "checked", value)
         elif field.is_node and type(widget) is slicer.qMRMLNodeComboBox:
             self.signal, self.read, self.write = "currentNodeChanged", widget.currentNode, widget.setCurrentNode
+            widget.nodeTypes = [field.type.__name__]  # whatever the .ui file says
         else:
             raise RuntimeError(f"Unable to create GUI connector from datatype '{field.type}' to '{type(widget)}'.")
 
