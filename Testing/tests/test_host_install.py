@@ -1,5 +1,6 @@
 """Apply where something must be installed first, on the stand-in host: a real pip, a throw-away folder, a ticking window."""
 
+import dataclasses
 import logging
 import os
 import socket
@@ -199,6 +200,19 @@ def test_what_this_process_uses_stays_as_it_is(panel, packages, monkeypatch):
     host.wait(lambda: not panel.isRunning)
     assert "no version fits the libraries that this Slicer comes with" in panel.ui.statusLabel.text
     assert not list(packages.iterdir())
+
+
+def test_what_is_enough_alone_comes_without_another_numpy(panel, packages, monkeypatch):
+    """As OpenVINO for Macs with Intel processors, which asks for an older NumPy than Slicer's and runs with that one."""
+    build_wheel(Path(os.environ["PIP_FIND_LINKS"]), "small", requires=("numpy<1.0",))
+    small = dataclasses.replace(SMALL, is_enough_alone=True)
+    monkeypatch.setattr(
+        needs, "needs", lambda *_: [] if state("small").is_whole else [needs.Need(small, state("small"))]
+    )
+    panel.ui.applyButton.click()
+    host.wait(lambda: panel._run is not panel.dependencies)
+    assert state("small").is_whole
+    assert not [path for path in packages.iterdir() if "numpy" in path.name]
 
 
 def test_pytorch_comes_by_its_extension_and_before_what_needs_it(panel, monkeypatch):

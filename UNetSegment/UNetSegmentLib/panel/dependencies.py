@@ -88,7 +88,7 @@ class Dependencies:
         question = needs.question(self._wanted, manifest.title, device, needs.has_nvidia_gpu(), _)
         if not self.ask(question, "\n".join(f"pip install {need.library.requirement}" for need in self._wanted)):
             raise BackendError(f"{titles} is not installed, so this model cannot run; press Apply again to install it.")
-        commands = _commands(self._wanted)
+        commands, alone = _commands(self._wanted), _alone(self._wanted)
         python = shutil.which("PythonSlicer") or sys.executable
         # the extension PyTorch may choose an older NumPy (on Macs with Intel processors), which must then stay
         free = any(need.by_extension for need in self._wanted)
@@ -99,7 +99,12 @@ class Dependencies:
         def work(tell: Callable[[pip.Report], None], cancelled: Callable[[], bool]) -> list[str]:
             waiting = pip.Report(_("Waiting for another Slicer that installs packages"))
             with locked(cache_folder() / "install.lock", cancelled, lambda: tell(waiting)):
-                return pip.run(python, commands, tell, cancelled, lambda: _versions(used), version)
+                try:
+                    return pip.run(python, commands, tell, cancelled, lambda: _versions(used), version)
+                except pip.PipError as error:
+                    if not error.is_conflict or not alone:
+                        raise
+                    return error.lines + pip.run(python, alone, tell, cancelled, lambda: _versions(used), version)
 
         self._lookout.send(work)
 
@@ -175,6 +180,14 @@ def _commands(wanted: Sequence[needs.Need]) -> list[list[str]]:
         commands += _pytorch_commands()
     rest = [need.library.requirement for need in wanted if not need.by_extension]
     return [*commands, pip.arguments(rest, constrained=True)] if rest else commands
+
+
+def _alone(wanted: Sequence[needs.Need]) -> list[list[str]]:
+    """What pip is to do where Slicer's libraries conflict with what those wanted ask for; empty where that is no help."""
+    alone = [need.library.requirement for need in wanted if need.library.is_enough_alone]
+    rest = [need.library.requirement for need in wanted if not need.library.is_enough_alone and not need.by_extension]
+    commands = [pip.arguments(alone, alone=True)] if alone else []
+    return [*commands, pip.arguments(rest, constrained=True)] if alone and rest else commands
 
 
 def _pytorch_utils() -> Any:

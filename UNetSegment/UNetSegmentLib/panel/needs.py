@@ -27,6 +27,8 @@ class Library:
         floor: The lowest version that will do; empty: any.
         size: Of the download, in words.
         reason: What it is for, in words.
+        is_enough_alone: Whether it runs with what Slicer has, so that pip may install it by itself where what it asks for
+            is not what Slicer comes with.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Library:
     floor: str
     size: str
     reason: str
+    is_enough_alone: bool = False
 
     @property
     def requirement(self) -> str:
@@ -44,14 +47,17 @@ class Library:
 LIBRARIES = {
     library.name: library
     for library in (
-        Library("openvino", "OpenVINO", "2024.4", "about 60 MB", "runs networks on the processor"),
+        Library("openvino", "OpenVINO", "2024.4", "about 60 MB", "runs networks on the processor", True),
         Library("torch", "PyTorch", "", "200 MB, or about 3 GB with an NVIDIA GPU", "runs networks on NVIDIA GPUs"),
         Library("monai", "MONAI", "1.4", "about 2 MB", "has the plan of this model's network"),
         Library("einops", "einops", "", "less than 1 MB", "is a part of this model's network"),
         Library("scipy", "SciPy", "1.11", "about 35 MB", "prepares images as nnU-Net does"),
     )
 }
-"""PyTorch has no floor here: the extension PyTorch chooses what this computer can run."""
+"""PyTorch has no floor here: the extension PyTorch chooses what this computer can run. OpenVINO's last version for Macs with
+Intel processors (2025.4.1), which Slicer's Python is built for on every Mac, asks for NumPy before 2.4 where Slicer 5.12 has
+2.4.6; it runs with that as well, with the same answers.
+"""
 
 
 @dataclass(frozen=True)

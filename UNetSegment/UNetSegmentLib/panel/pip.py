@@ -32,6 +32,9 @@ class Report:
     fraction: float | None = None
 
 
+_CONFLICT = r"ResolutionImpossible|conflicting dependencies|Cannot install .* because these package versions"
+
+
 class PipError(BackendError):
     """An installation failed; ``lines`` is all that was said."""
 
@@ -39,8 +42,13 @@ class PipError(BackendError):
         super().__init__(message)
         self.lines = list(lines)
 
+    @property
+    def is_conflict(self) -> bool:
+        """Whether there are versions, but none that fit each other and the constraints; nothing was installed then."""
+        return re.search(_CONFLICT, "\n".join(self.lines)) is not None
 
-def arguments(requirements: Sequence[str], constrained: bool = False) -> list[str]:
+
+def arguments(requirements: Sequence[str], constrained: bool = False, alone: bool = False) -> list[str]:
     """What follows the name of Python to install ``requirements``.
 
     Wheels alone are taken: building from source needs a compiler, runs the package's code and takes long.
@@ -48,8 +56,9 @@ def arguments(requirements: Sequence[str], constrained: bool = False) -> list[st
     Args:
         requirements: For pip, e.g. ``openvino>=2024.4``.
         constrained: Keep to the constraints that :func:`run` is given.
+        alone: Install nothing else, whatever they ask for.
     """
-    words = ["-m", "pip", "install", "--no-input", "--only-binary", ":all:", *requirements]
+    words = ["-m", "pip", "install", "--no-input", "--only-binary", ":all:", *["--no-deps"] * alone, *requirements]
     return [*words, "-c", CONSTRAINTS] if constrained else words
 
 
@@ -215,7 +224,7 @@ _REASONS: tuple[tuple[str, str], ...] = (
         "the package server refuses access; ask who runs your network which server to use (PIP_INDEX_URL)",
     ),
     (
-        r"ResolutionImpossible|conflicting dependencies|Cannot install .* because these package versions",
+        _CONFLICT,
         "no version fits the libraries that this Slicer comes with; try a newer Slicer",
     ),
     (
