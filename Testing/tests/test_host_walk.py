@@ -181,6 +181,12 @@ def test_from_first_sight_to_a_result_card(panel, tmp_path):
     host.wait(lambda: panel._run is None)
     picture("6_result")
     assert len(panel._cards.shown) == 1
+    ui.structuresButton.collapsed = False
+    window.resize(400, 1200)
+    host.process_events()
+    for section in map(pythonqt.unwrap, (ui.structuresButton, panel._cards.shown[0].widget)):
+        assert section.height() <= section.sizeHint().height(), "a tall panel pulls its controls apart"
+    ui.structuresButton.collapsed = True
     ui.structuresList.item(0).setCheckState(0)
     ui.applyButton.click()
     host.wait(lambda: panel._run is None)

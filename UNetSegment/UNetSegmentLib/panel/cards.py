@@ -171,5 +171,6 @@ def _table(card: Card) -> Any:
     tree.header().setStretchLastSection(False)
     tree.header().setSectionResizeMode(0, qt.QHeaderView.Stretch)
     tree.header().setSectionResizeMode(1, qt.QHeaderView.ResizeToContents)
+    tree.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)  # else the card would take all of a tall panel
     tree.setFixedHeight(min(len(card.rows) * max(tree.sizeHintForRow(0), 14) + 2, HIGHEST))
     return tree
