@@ -47,7 +47,7 @@ class Library:
 LIBRARIES = {
     library.name: library
     for library in (
-        Library("openvino", "OpenVINO", "2024.4", "about 60 MB", "runs networks on the processor", True),
+        Library("openvino", "OpenVINO", "2025.0", "about 60 MB", "runs networks on the processor", True),
         Library("torch", "PyTorch", "", "200 MB, or about 3 GB with an NVIDIA GPU", "runs networks on NVIDIA GPUs"),
         Library("monai", "MONAI", "1.4", "about 2 MB", "has the plan of this model's network"),
         Library("einops", "einops", "", "less than 1 MB", "is a part of this model's network"),

@@ -54,7 +54,7 @@ def arguments(requirements: Sequence[str], constrained: bool = False, alone: boo
     Wheels alone are taken: building from source needs a compiler, runs the package's code and takes long.
 
     Args:
-        requirements: For pip, e.g. ``openvino>=2024.4``.
+        requirements: For pip, e.g. ``openvino>=2025.0``.
         constrained: Keep to the constraints that :func:`run` is given.
         alone: Install nothing else, whatever they ask for.
     """
