@@ -88,6 +88,20 @@ class FramesTest(PanelCase):
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
         self.assertEqual(self.browser.GetSelectedItemNumber(), 1)
 
+    def test_the_time_left_is_told_after_the_first_frame(self):
+        seen = []
+        run = self.panel.logic.start(
+            self.add_sequence(),
+            everyFrame=True,
+            onProgress=lambda report, left: seen.append((report.message[:7], left)),
+        )
+        while not run.finished:
+            self.panel.logic.poll()
+        self.assertEqual(list(dict.fromkeys(frame for frame, _left in seen)), ["Frame 1", "Frame 2", "Frame 3"])
+        for frame, left in seen:
+            self.assertEqual(left is None, frame == "Frame 1")
+        self.assertTrue(all(left > 0 for _frame, left in seen if left is not None))
+
     def test_a_volume_like_any_other_offers_no_frames(self):
         sequences_logic()
         self.unfold(self.panel.ui.optionsButton)

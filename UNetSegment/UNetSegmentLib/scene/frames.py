@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,7 @@ class FrameRun:
         self._node: Any = None
         self._sequence = slicer.vtkMRMLSequenceNode()
         self._run: Run | None = None
+        self._began = time.monotonic()
         self.finished = False
         try:
             self._next()
@@ -104,7 +106,9 @@ class FrameRun:
         if self._on_progress is not None:
             words = f"Frame {self._frame + 1} of {self._count} · {report.message}"
             fraction = (self._frame + report.fraction) / self._count
-            self._on_progress(Progress(report.stage, fraction, words), None)
+            passed = time.monotonic() - self._began
+            left = passed * (1 / fraction - 1) if self._frame else None  # the first one tells how long a frame takes
+            self._on_progress(Progress(report.stage, fraction, words), left)
 
     def _take(self, result: Result) -> None:
         self._node = result.node
