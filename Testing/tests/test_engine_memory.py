@@ -12,9 +12,10 @@ from UNetSegmentLib.errors import BackendError
 from UNetSegmentLib.predict.backends import choose, is_installed
 from UNetSegmentLib.predict.ensemble import Ensemble
 from UNetSegmentLib.predict.export import Decision, export
+from UNetSegmentLib.predict.head import Head
 from UNetSegmentLib.predict.interpolate import Lerp
 from UNetSegmentLib.predict.ladder import Ladder, is_out_of_memory, smaller_patch
-from UNetSegmentLib.predict.stitch import Head, Stitcher
+from UNetSegmentLib.predict.stitch import Stitcher
 from UNetSegmentLib.predict.tiles import Tiling, weights
 
 pytestmark = pytest.mark.skipif(

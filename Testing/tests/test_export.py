@@ -65,6 +65,14 @@ def test_export_is_dense_interpolation_and_argmax(case):
     assert all(x[1] == y[0] for x, y in itertools.pairwise(told))
 
 
+def test_a_spacing_that_is_the_same_but_for_rounding_keeps_every_row():
+    outputs = np.random.default_rng(0).standard_normal((3, 5, 4, 3)).astype(np.float32)
+    ways = [Lerp.between(n, n, 1.0, 1 - 5e-9) for n in outputs.shape[1:]]
+    assert all(way.is_identity for way in ways) and ways[0].lower[-1] == 3
+    decision = Decision(np.arange(3, dtype=np.uint8), np.arange(3))
+    np.testing.assert_array_equal(export([(0, outputs)], ways, decision), outputs.argmax(axis=0))
+
+
 @needs_numba
 @settings(max_examples=150, deadline=None)
 @given(cases())

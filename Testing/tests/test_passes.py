@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from UNetSegmentLib.package import Inference, Normalization
-from UNetSegmentLib.predict import passes, stitch
+from UNetSegmentLib.predict import head, passes, stitch
+from UNetSegmentLib.predict.head import Head
 from UNetSegmentLib.predict.intensities import normalized
-from UNetSegmentLib.predict.stitch import Head, Stitcher
+from UNetSegmentLib.predict.stitch import Stitcher
 from UNetSegmentLib.predict.tiles import Tiling, weights
 
 orders = st.permutations(range(3))
@@ -143,3 +144,17 @@ def test_sums_are_the_same_in_every_order_of_axes_and_number_of_threads(order, f
         np.testing.assert_allclose if features else np.testing.assert_array_equal
     )  # a product of other length rounds
     compare(stitched(turned, threads=3), plain, **({"rtol": 1e-5, "atol": 1e-6} if features else {}))
+
+
+@settings(deadline=None)
+@given(orders, st.tuples(*[st.integers(1, 9)] * 3), st.integers(1, 4), st.integers(1, 6), st.integers(1, 60))
+def test_the_last_layer_is_the_product_however_it_is_cut(order, shape, features, outputs, alone):
+    rng = np.random.default_rng(0)
+    layer = Head(rng.standard_normal((outputs, features)).astype(np.float32), rng.random(outputs).astype(np.float32))
+    values = rng.standard_normal((features, *shape)).astype(np.float32).transpose(0, *(1 + axis for axis in order))
+    expected = np.einsum("kf,fxyz->kxyz", layer.weight, values) + layer.bias[:, None, None, None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "ALONE", alone)
+        found = layer(values)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert passes.order(found) == passes.order(values)

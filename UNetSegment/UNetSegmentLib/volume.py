@@ -175,10 +175,12 @@ class Grid:
         """The grid that covers the same field of view at another spacing, as MONAI's ``Spacing`` lays it out.
 
         The centre of voxel (0, 0, 0) stays where it is; the size is ``round((n - 1) * old / new + 1)``, so that
-        voxel centres span the distance that they spanned.
+        voxel centres span the distance that they spanned. Along an axis where the spacings differ by less than 0.001 mm the
+        old one stays: headers hold it in single precision.
         """
-        old, new = np.asarray(self.spacing), np.asarray(spacing, float)
-        if np.allclose(old, new, rtol=1e-4, atol=0):  # headers hold spacings in single precision
+        old = np.asarray(self.spacing)
+        new = np.where(np.abs(old - spacing) <= 1e-3, old, np.asarray(spacing, float))
+        if np.array_equal(old, new):
             return self
         shape = np.round((np.asarray(self.shape) - 1) * old / new + 1).astype(int)
         return Grid.from_spacing(shape, new, self.origin, self.direction)  # type: ignore[arg-type]

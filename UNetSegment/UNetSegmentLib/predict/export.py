@@ -85,12 +85,7 @@ class Decision:
         return np.zeros_like(outputs[0], kind) if winner is None else winner
 
     def settle(self, outputs: Any) -> np.ndarray:
-        """The same for outputs as they come from the network, NumPy or torch, where no interpolation is to follow.
-
-        Raises:
-            FloatingPointError: An output is not finite.
-        """
-        passes.need_finite(outputs)
+        """The same for outputs as they come from the network, NumPy or torch, where no interpolation is to follow."""
         if self.probabilities:
             outputs = activated(outputs, self.regions)
         dtype = np.uint8 if len(self.table) <= 256 else np.uint16
@@ -139,9 +134,6 @@ def export(
 
     Returns:
         (I, J, K) uint8, or uint16 where a value exceeds 255.
-
-    Raises:
-        FloatingPointError: An output is not finite.
     """
     shape = tuple(len(lerp.lower) for lerp in lerps)
     result = np.zeros(shape, decision.table.dtype)
@@ -154,7 +146,6 @@ def export(
     first_axis, done, carried = lerps[0], 0, None
     with ThreadPoolExecutor(workers) as pool:
         for start, outputs in slabs:
-            passes.need_finite(outputs, workers)
             if decision.probabilities:
                 outputs = activated(outputs, decision.regions)
             if carried is not None:  # the row before this slab is a neighbour of the rows between them
@@ -204,7 +195,7 @@ def _label(
     each = map if workers == 1 else pool.map
     list(each(win, _shares(winner.shape[0], workers)))
     if all(lerp.is_identity for lerp in lerps):
-        result[:] = decision.table[winner[rows[0]]]
+        result[:] = decision.table[winner[np.where(weight > 0.5, rows[1], rows[0])]]
         return
     j, k = lerps[1:]
     index = np.stack(rows).astype(np.int64)

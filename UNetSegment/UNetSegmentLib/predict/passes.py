@@ -105,6 +105,11 @@ def together(array: Any) -> Any:
     return array if whole else array.copy("K")
 
 
+def like(array: Any, values: np.ndarray) -> Any:
+    """The values as NumPy or torch, and on the device, as the array is."""
+    return values if isinstance(array, np.ndarray) else array.new_tensor(values)
+
+
 def transfer(
     target: np.ndarray,
     source: np.ndarray,
@@ -191,23 +196,14 @@ def erase(array: np.ndarray, values: Sequence[int], threads: int = 1) -> None:
     each(work, array, threads)
 
 
-def need_finite(array: Any, threads: int = 1) -> None:
+def need_finite(array: Any) -> None:
     """Look at floats (..., I, J, K), NumPy or torch: their sum is not finite where one of them is not.
 
     Raises:
         FloatingPointError: One of them is not finite.
     """
-    if not isinstance(array, np.ndarray):
-        if not math.isfinite(float(array.sum())):
-            raise FloatingPointError
-        return
-    axis = slowest(array)
-
-    def work(cut: slice) -> None:
-        if not np.isfinite(array[(..., *along(axis, cut))].sum()):
-            raise FloatingPointError
-
-    share(work, array.shape[axis - 3], threads if array.size >= THREADED_FROM else 1)
+    if not math.isfinite(float(array.sum())):
+        raise FloatingPointError
 
 
 def counts(array: np.ndarray, size: int, threads: int = 1) -> np.ndarray:

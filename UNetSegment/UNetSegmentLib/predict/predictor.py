@@ -21,6 +21,7 @@ from . import backends, focus, passes
 from .backends import Backend, Place
 from .ensemble import Ensemble, chosen_folds
 from .export import Decision, export
+from .head import Head
 from .interpolate import Lerp
 from .ladder import Ladder
 from .modes import Configuration
@@ -28,7 +29,7 @@ from .postprocess import postprocess
 from .preprocess import NetworkImage, preprocess
 from .probabilities import Collector, Probabilities
 from .reports import InputWarning, Progress
-from .stitch import Head, Stitcher
+from .stitch import Stitcher
 from .tiles import Tiling, weights
 
 CUDA_BATCH = 4
@@ -171,6 +172,7 @@ class Predictor:
             *(tiling, weight, run, self._decision.background, ladder.batch, self._head, wanted),
             finish=image.left,
             threads=threads,
+            is_checked=True,
         )
         slabs = stitch(image.array)
         collector = None
@@ -319,8 +321,7 @@ class Predictor:
         answer = Ensemble(members).run(patch[None], lambda: None)[0]
         self.proof_seconds = (time.perf_counter() - began) / len(members)
         answer = answer if isinstance(answer, np.ndarray) else answer.cpu().numpy()
-        if (head := members[0].head) is not None:
-            answer = (head.weight @ answer.reshape(len(answer), -1) + head.bias[:, None]).reshape(-1, *answer.shape[1:])
+        answer = answer if members[0].head is None else members[0].head(answer)
         plain = replace(self._decision, threshold=0.0)  # of logits
         labels = plain.table[plain.winners(answer)]
         return min(dice(labels == value, expected == value) for value in plain.table)

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import passes
+from .head import Head
 from .tiles import Box, Tiling, Triple, common, without
 
 CHUNK_BYTES = 64 << 20
@@ -42,18 +43,6 @@ class Run(Protocol):
 
 
 @dataclass(frozen=True)
-class Head:
-    """A 1x1x1 convolution that is done after stitching: answers are features (F), outputs are ``weight @ f + bias``.
-
-    A weighted mean commutes with it, so the result is the same but for rounding, and the sums are smaller where there
-    are more outputs than features.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-
-@dataclass(frozen=True)
 class Stitcher:
     """Weighted mean of the network's answers over overlapping patches.
 
@@ -67,6 +56,7 @@ class Stitcher:
         wanted: Whether the patch that starts at (i, j, k) of the padded image is to be computed; all by default.
         finish: For each channel, what is left to do to its part of a patch, in place; nothing by default.
         threads: Processor threads for sums in main memory.
+        is_checked: Whether answers are looked at: a ``FloatingPointError`` is raised where one is not finite.
     """
 
     tiling: Tiling
@@ -78,6 +68,7 @@ class Stitcher:
     wanted: Callable[[int, int, int], bool] | None = None
     finish: Sequence[Callable[[np.ndarray], None]] = ()
     threads: int = 1
+    is_checked: bool = False
 
     def __call__(self, image: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Stitch an image (C, I, J, K) on the network's grid, not padded.
@@ -209,7 +200,7 @@ class Stitcher:
                 whole[0][(..., *part)] = found
 
         small = kinds * int(np.prod(shape)) < passes.THREADED_FROM
-        passes.share(work, len(parts), 1 if small or self.head is not None else self.threads)  # its product has its own
+        passes.share(work, len(parts), 1 if small else self.threads)
         return whole[0]
 
     def _alone(self, cut: Box, part: Box, answer: Any | None) -> Any:
@@ -223,8 +214,10 @@ class Stitcher:
         return np.broadcast_to(self.background[:, None, None, None], (len(self.background), *_shape(box)))
 
     def through(self, answers: Any) -> Any:
-        """Outputs (K, ...) of answers (F, ...)."""
-        return answers if self.head is None else _product(self.head, answers)
+        """Outputs (K, ...) of answers (F, ...), or of any multiple of them."""
+        if self.is_checked:
+            passes.need_finite(answers)
+        return answers if self.head is None else self.head(answers)
 
 
 class _Sums:
@@ -306,12 +299,12 @@ class _Sums:
             weighted += total
             total, norm = weighted, None if norm is None else norm + weight
         if norm is None:
-            return total
+            return self.of.through(total)
         empty = norm == 0 if self.of.wanted is not None else None
         uncovered = empty is not None and bool(empty.any())
         mean = self.of.through(total / (norm + empty if uncovered else norm))
         if uncovered:
-            mean[:, empty] = _like(mean, self.of.background)[:, None]
+            mean[:, empty] = passes.like(mean, self.of.background)[:, None]
         return mean
 
     def pieces(self, box: Box) -> list[Box]:
@@ -334,7 +327,7 @@ class _Sums:
             try:
                 self.total = answer.new_zeros((len(answer), self.depth, *plane))
                 self.norm = answer.new_zeros((self.depth, *plane)) if self.means else None
-                self.weight = _like(answer, self.of.weight)
+                self.weight = passes.like(answer, self.of.weight)
                 return
             except RuntimeError:  # the device has no room for them
                 self.total = None
@@ -375,20 +368,3 @@ def _within(outer: Box, inner: Box) -> tuple[slice, ...]:
 def _is_here(array: Any) -> bool:
     """Whether it is in main memory, where nothing is as well."""
     return array is None or isinstance(array, np.ndarray)
-
-
-def _product(head: Head, features: Any) -> Any:
-    """Outputs (K, I, J, K) of features (F, I, J, K), in the same order of axes in memory."""
-    weight, bias = _like(features, head.weight), _like(features, head.bias)
-    if not isinstance(features, np.ndarray):
-        return (weight @ features.reshape(len(features), -1) + bias[:, None]).reshape(len(bias), *features.shape[1:])
-    result = passes.empty((len(bias), *features.shape[1:]), np.float32, features)
-    order = (0, *(1 + axis for axis in passes.order(features)))
-    inside, outside = (array.transpose(order).reshape(len(array), -1) for array in (features, result))
-    np.matmul(weight, inside, out=outside)
-    outside += bias[:, None]
-    return result
-
-
-def _like(array: Any, values: np.ndarray) -> Any:
-    return values if isinstance(array, np.ndarray) else array.new_tensor(values)

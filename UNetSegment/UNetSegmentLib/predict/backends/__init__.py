@@ -13,7 +13,7 @@ from .installed import is_installed
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..stitch import Head
+    from ..head import Head
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "intel-gpu")
 BACKENDS = ("auto", "openvino", "torch")

@@ -15,7 +15,7 @@ from ...errors import BackendError, PackageError
 from ...package import Package
 from ...package.architecture import check_shapes
 from ...package.tensors import read_tensors
-from ..stitch import Head
+from ..head import Head
 from . import quiet
 
 _TICK_MS = 40

@@ -15,7 +15,7 @@ from ...errors import BackendError, PackageError
 from ...package import NETWORKS, Manifest, Package
 from ...package.pair import PAIR, parts
 from ...package.tensors import read_tensors
-from ..stitch import Head
+from ..head import Head
 from . import quiet
 
 
