@@ -58,8 +58,10 @@ class OpenVinoBackend:
         options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        if _can_write(package.compiled_folder):
-            options["CACHE_DIR"] = str(package.compiled_folder)
+        # a folder of its own: OpenVINO 2025.4 takes ONNX networks that differ in weights alone for one and the same
+        folder = package.compiled_folder / f"fold-{fold}"
+        if _can_write(folder):
+            options["CACHE_DIR"] = str(folder)
         self._request = core.compile_model(model, _PLUGINS[device], options).create_infer_request()
         self.device, self.precision = device, precision
         self.versions = {"openvino": ov.__version__}
