@@ -166,6 +166,9 @@ def test_a_failure_is_one_sentence_and_the_rest_is_in_the_log(panel, monkeypatch
     words = panel.ui.statusLabel.text
     assert words.startswith("Small could not be installed: there is no version") and words.count("\n") == 0
     assert "No matching distribution found for small" in caplog.text
+    panel.ui.logButton.click()
+    assert panel.ui.logButton.visible and "No matching distribution found" in panel._paper.text.plainText
+    panel._paper.dialog.hide()
     assert not panel.ui.progressBar.visible and panel.ui.applyButton.text == "Apply"
 
 

@@ -30,10 +30,13 @@ _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[a-z0
 
 
 class Dependencies:
-    """The panel's installations, one at a time; while one is under way, the panel's Cancel button stops it."""
+    """The panel's installations, one at a time; while one is under way, the panel's Cancel button stops it.
+
+    ``lines`` is what pip said in the last one, where it failed.
+    """
 
     def __init__(self, panel: Any) -> None:
-        self._panel = panel
+        self._panel, self.lines = panel, []
         self._lookout = Lookout(self._ended, self._told)
         self._wanted: list[needs.Need] = []
         self._still_wanted: Callable[[], list[needs.Need]] = list
@@ -48,7 +51,7 @@ class Dependencies:
 
     def then(self, manifest: Manifest | None, device: str, go_on: Callable[[], None]) -> None:
         """Call ``go_on`` once all is there: now, or after the user agreed and pip did it. Errors go to the panel."""
-        panel = self._panel
+        panel, self.lines = self._panel, []
         try:
             self._wanted = needs.needs(manifest, device) if manifest is not None else []
             if manifest is not None and self._wanted:
@@ -139,7 +142,8 @@ class Dependencies:
     def _check(self, errand: Errand) -> None:
         titles = needs.titles(self._wanted)
         if isinstance(errand.error, pip.PipError):
-            logging.error("UNetSegment: pip failed\n%s", "\n".join(errand.error.lines))
+            self.lines = errand.error.lines
+            logging.error("UNetSegment: pip failed\n%s", "\n".join(self.lines))
             raise BackendError(f"{titles} could not be installed: {errand.error}.")
         if errand.is_cancelled:
             raise Cancelled()

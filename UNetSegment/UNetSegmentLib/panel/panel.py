@@ -361,7 +361,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._saidOf = None
         self.ui.statusLabel.text = words
         self.ui.statusLabel.setVisible(bool(words))
-        self.ui.logButton.setVisible(bool(words) and self._run not in (None, self.dependencies))
+        tells = bool(self.dependencies.lines) if self._run is self.dependencies else self._run is not None
+        self.ui.logButton.setVisible(bool(words) and tells)
 
     def showProgress(self, fraction: float, words: str) -> None:
         """Show how far it is, from 0 to 1."""
@@ -398,7 +399,10 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.refresh()
 
     def onLog(self, shown: cards.Shown | None = None) -> None:
-        """Show what was run, or would be, and the end of the worker's log."""
+        """Show what was run, or would be, and the end of the worker's log; what pip said where it failed."""
+        if shown is None and self.dependencies.lines and not self.isRunning:
+            self._paper.show(_("Log"), "\n".join(self.dependencies.lines), "UNetSegment-pip-log.txt")
+            return
         ran = shown.ran if shown is not None else self.ready.ran
         self._paper.show(_("Log"), state.log_text(ran, self.logic.log(), _), "UNetSegment-log.txt")
 
