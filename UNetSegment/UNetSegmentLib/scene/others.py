@@ -12,7 +12,11 @@ from .target import open_layers
 
 class Others:
     """Watches the voxels of segments that a run will write, or that grow while it runs; those marked as completed are not
-    written, so they are not watched. Whoever changes them as well says :meth:`watch` again afterwards."""
+    written, so they are not watched. Whoever changes them as well says :meth:`watch` again afterwards.
+
+    Looking, saving, renaming, colours and surfaces modify no layer; a script that says ``Modified()`` of one without an edit is
+    taken at its word, as the voxels of a layer that is being filled cannot be compared with anything.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[Any, int]] = {}
