@@ -10,6 +10,9 @@ import host
 import pytest
 import slicer
 from host import pythonqt
+from PySide6.QtCore import Qt
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QApplication
 from synthetic import catalogs
 from synthetic.server import serve
 
@@ -191,6 +194,13 @@ def test_from_first_sight_to_a_result_card(panel, tmp_path):
     ui.applyButton.click()
     host.wait(lambda: panel._run is None)
     assert [s.widget.collapsed for s in panel._cards.shown] == [False, True]
+    pythonqt.unwrap(window).activateWindow()
+    ui.applyButton.setFocus()
+    host.process_events()
+    QTest.keyClick(pythonqt.unwrap(ui.applyButton), Qt.Key_Tab)
+    assert QApplication.focusWidget() is pythonqt.unwrap(
+        panel._cards.shown[0].widget
+    )  # as the eye goes: the newest first
     picture("7_second_result")
     ui.checkupButton.click()
     host.wait(lambda: panel._run is None)
