@@ -22,6 +22,7 @@ def test_a_volume_and_a_model_can_be_run():
     view = state.view(manifest(), ["head"], device="CPU")
     assert (view.apply_text, view.apply_enabled, view.apply_hint, view.output_hint) == ("Apply", True, "", "")
     assert [row.visible for row in view.inputs] == [True, False, False, False] and view.inputs[0].hint == ""
+    assert view.inputs[0].tip.startswith("head · The volume") and view.model_tip.startswith(manifest().title + " · ")
     assert view.options == "Options: CPU" and view.structures == "Structures: all 2" and view.inputs_enabled
 
 

@@ -48,9 +48,12 @@ def _write(ui: Any, view: PanelView) -> None:
         hint.text = row.hint
         label.setVisible(row.visible)
         selector.setVisible(row.visible)
+        if row.tip:
+            selector.toolTip = in_tip(row.tip)
         hint.setVisible(bool(row.hint))
         selector.enabled = view.inputs_enabled
     ui.modelHint.text = view.model_line
+    ui.modelSelector.toolTip = in_tip(view.model_tip)
     for label, words in ((ui.outputHint, view.output_hint), (ui.applyHint, view.apply_hint)):
         label.text = words
         label.setVisible(bool(words))

@@ -43,11 +43,12 @@ def distinct(titles: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class InputRow:
-    """One volume selector: its label, and the hint under it."""
+    """One volume selector: its label, the hint under it, and its tool tip."""
 
     label: str
     hint: str = ""
     visible: bool = True
+    tip: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class PanelView:
 
     inputs: tuple[InputRow, ...]
     model_line: str
+    model_tip: str
     structures: str
     output_hint: str
     options: str
@@ -140,8 +142,10 @@ def view(
         apply_text, tip = tr("Segment anyway"), tr("Run the model although the volumes look wrong for it.")
     else:
         apply_text, tip = tr("Apply"), problem or tr("Segment the volume with this model.")
+    model_tip = tr("What to look for. Lists the models on this computer.")
     return PanelView(
         inputs=rows,
+        model_tip=_named(manifest.title if manifest is not None else None, model_tip),
         model_line=model_problem or (manifest.summary if manifest else ""),
         output_hint=obstacles.get("output", "") or output_note,
         options=tr("Options: {device}").format(device=device) if device else tr("Options"),
@@ -157,6 +161,11 @@ def view(
         folds=fold_choices(manifest, tr),
         fold=wanted_folds(manifest, folds),
     )
+
+
+def _named(name: str | None, tip: str) -> str:
+    """The tool tip of a list that is too narrow for long names."""
+    return f"{name} · {tip}" if name else tip
 
 
 def _first(*words: str) -> str:
@@ -216,7 +225,11 @@ def _rows(
                     count=len(channels), names=names, name=channel.name
                 )
             first_missing = first_missing or hint
-        rows.append(InputRow(label, hint))
+        tip = tr("The volume to segment. It is read, never changed.")
+        if index:
+            tip = tr("Volume for input {count} of the model. It is read, never changed.").format(count=index + 1)
+        name = chosen[index] if index < len(chosen) else None
+        rows.append(InputRow(label, hint, tip=_named(name, tip)))
     return tuple(rows), first_missing
 
 
