@@ -48,6 +48,11 @@ class FramesTest(PanelCase):
         logic.UpdateProxyNodesFromSequences(self.browser)
         return self.browser.GetProxyNode(sequence)
 
+    def browse(self):
+        """Look at other frames, as people do while they wait."""
+        self.browser.SetSelectedItemNumber((self.browser.GetSelectedItemNumber() + 1) % COUNT)
+        sequences_logic().UpdateProxyNodesFromSequences(self.browser)
+
     def test_every_frame_is_segmented(self):
         volume, ui = self.add_sequence(), self.panel.ui
         self.unfold(ui.optionsButton)
@@ -56,6 +61,7 @@ class FramesTest(PanelCase):
         self.assertIn("3 frames", ui.everyFrameCheckBox.text)
         ui.everyFrameCheckBox.setChecked(True)
         self.assertIn("new sequence", ui.outputHint.text)
+        self.worker.during = self.browse
         ui.applyButton.click()
         self.finish()
         self.assertEqual(sum(request[0] == "predict" for request in self.worker.asked), COUNT, ui.statusLabel.text)
@@ -74,6 +80,7 @@ class FramesTest(PanelCase):
             self.assertEqual(np.count_nonzero(voxels), 8 * (number + 1))
         self.assertEqual(self.browser.GetSelectedItemNumber(), 1)
         self.assertIn("3 frames", self.panel._cards.shown[0].card.notes)
+        self.assertNotIn("changed meanwhile", self.panel._cards.shown[0].card.notes)
 
     def test_cancelled_on_the_way_the_scene_is_as_it_was(self):
         ui = self.panel.ui

@@ -99,6 +99,7 @@ class FrameRun:
             on_progress=self._tell,
             on_done=self._take,
             on_error=self._fail,
+            is_frame=True,
             **more,
         )
 

@@ -80,6 +80,7 @@ class Run:
         options: See :meth:`Worker.predict`.
         show_3d: Also make the surfaces.
         keep: Label values of the structures to write; None: all.
+        is_frame: Whether the volume shows one frame of many, and may show another meanwhile.
         on_progress: Given a :class:`Progress` and the seconds that are left, or None where that is not known yet.
         on_warnings: Given the :class:`InputWarning` list, once, where the inputs look wrong.
         on_done: Given a :class:`Result`.
@@ -102,6 +103,7 @@ class Run:
         on_error: Callable[[UNetSegmentError], None] | None = None,
         keep: Collection[int] | None = None,
         on_warnings: Callable[[list[InputWarning]], None] | None = None,
+        is_frame: bool = False,
     ) -> None:
         self._worker, self._model, self._nodes, self._target = worker, model, list(nodes), target
         self._show_3d, self._on_done, self._on_error, self._on_warnings = show_3d, on_done, on_error, on_warnings
@@ -119,7 +121,7 @@ class Run:
         self._drawn = 0.0
         self._others, self._is_left = Others(), False
         self._others.watch(target, self._names)
-        self._seen = [_time_of(node) for node in self._nodes]
+        self._seen = [] if is_frame else [(node, _time_of(node)) for node in self._nodes]
         self._warnings: tuple[InputWarning, ...] = ()
         grows = target is None and len(self._labels) <= GROWING
         if grows:  # in a thread: touching that much memory for the first time takes a tenth of a second
@@ -231,8 +233,7 @@ class Run:
 
     def _edited(self) -> str:
         """A sentence on volumes whose voxels are not those any more that the worker was given a copy of."""
-        pairs = zip(self._nodes, self._seen, strict=True)
-        names = some([f"'{node.GetName()}'" for node, seen in pairs if _time_of(node) != seen])
+        names = some([f"'{node.GetName()}'" for node, seen in self._seen if _time_of(node) != seen])
         return f"The voxels of {names} changed meanwhile: this result is of those from before." if names else ""
 
 
