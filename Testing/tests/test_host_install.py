@@ -20,7 +20,7 @@ from PySide6.QtWidgets import QApplication, QMessageBox
 from synthetic.wheels import build_wheel
 from UNetSegmentLib import package
 from UNetSegmentLib.package.lock import locked
-from UNetSegmentLib.panel import needs, pip
+from UNetSegmentLib.panel import dependencies, needs, pip
 from UNetSegmentLib.predict.backends.installed import State, state
 
 ROOT = Path(__file__).parents[2]
@@ -246,6 +246,24 @@ def test_pytorch_comes_by_its_extension_and_before_what_needs_it(panel, monkeypa
     assert ran[2] == ["-m", "light_the_torch", "install", "torch", "torchvision"]
     assert "monai>=1.4" in ran[3] and len(ran) == 4
     assert "was installed, but this Slicer does not find it" in panel.ui.statusLabel.text  # nothing was, here
+
+
+def test_what_pytorch_replaced_while_slicer_uses_it_is_told(panel, packages, monkeypatch):
+    """As its older NumPy on Macs: with files of two versions, Slicer may fail later, and nobody would know why."""
+    wheels = Path(os.environ["PIP_FIND_LINKS"])
+    build_wheel(wheels, "iniconfig", "0.0.1")  # pytest has a newer one in use
+    build_wheel(wheels, "small", requires=("iniconfig<1",))
+    torch = dataclasses.replace(SMALL, name="torch")
+    monkeypatch.setattr(dependencies, "_pytorch_utils", lambda: None)
+    monkeypatch.setattr(dependencies, "_pytorch_commands", lambda: [pip.arguments(["small"])])
+    monkeypatch.setattr(
+        needs, "needs", lambda *_: [] if state("small").is_whole else [needs.Need(torch, state("small"))]
+    )
+    told = []
+    monkeypatch.setattr(slicer.util, "warningDisplay", lambda text, title: told.append(text))
+    panel.ui.applyButton.click()
+    host.wait(lambda: panel._run is not panel.dependencies)
+    assert len(told) == 1 and told[0].startswith("iniconfig 0.0.1 came with PyTorch") and "restart Slicer" in told[0]
 
 
 def test_the_real_dialog(panel, monkeypatch, tmp_path):

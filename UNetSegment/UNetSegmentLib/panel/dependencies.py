@@ -37,6 +37,7 @@ class Dependencies:
 
     def __init__(self, panel: Any) -> None:
         self._panel, self.lines = panel, []
+        self._replaced: list[str] = []
         self._lookout = Lookout(self._ended, self._told)
         self._wanted: list[needs.Need] = []
         self._still_wanted: Callable[[], list[needs.Need]] = list
@@ -95,19 +96,27 @@ class Dependencies:
         python = shutil.which("PythonSlicer") or sys.executable
         # the extension PyTorch may choose an older NumPy (on Macs with Intel processors), which must then stay
         free = any(need.by_extension for need in self._wanted)
-        used = set() if free else {name.split(".")[0] for name in [*sys.modules]} - sys.stdlib_module_names
-        used -= {need.library.name for need in self._wanted}
+        in_use = {name.split(".")[0] for name in [*sys.modules]} - sys.stdlib_module_names
+        in_use -= {need.library.name for need in self._wanted}
+        used = set() if free else in_use
         version = state("pip").version
+        self._replaced = []
 
         def work(tell: Callable[[pip.Report], None], cancelled: Callable[[], bool]) -> list[str]:
             waiting = pip.Report(_("Waiting for another Slicer that installs packages"))
             with locked(cache_folder() / "install.lock", cancelled, lambda: tell(waiting)):
+                before = _versions(in_use) if free else {}
                 try:
                     return pip.run(python, commands, tell, cancelled, lambda: _versions(used), version)
                 except pip.PipError as error:
                     if not error.is_conflict or not alone:
                         raise
                     return error.lines + pip.run(python, alone, tell, cancelled, lambda: _versions(used), version)
+                finally:
+                    after = _versions(before)
+                    self._replaced = [
+                        f"{name} {after.get(name, '')}".strip() for name in before if after.get(name) != before[name]
+                    ]
 
         self._lookout.send(work)
 
@@ -128,6 +137,12 @@ class Dependencies:
         panel.ui.progressBar.setRange(0, 1000)
         go_on, self._go_on = self._go_on, None
         importlib.invalidate_caches()
+        if self._replaced:
+            words = _(
+                "{names} came with PyTorch, in place of what this Slicer has in use. Models run in a process of their own, "
+                "with the new one; save your work and restart Slicer when they are done."
+            )
+            slicer.util.warningDisplay(words.format(names=", ".join(self._replaced)), "UNetSegment")
         try:
             self._check(errand)
         except Exception as error:
