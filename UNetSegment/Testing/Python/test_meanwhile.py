@@ -72,6 +72,28 @@ class MeanwhileTest(PanelCase):
         self.assertIn("the volume moved", self.panel._cards.shown[1].card.html())
         self.assertEqual(segment_names(beside), segment_names(first))
 
+    def test_a_volume_that_gets_other_voxels_while_somebody_paints(self):
+        """As where it is cropped in place: the result stays where the voxels were that it is of."""
+        ui, volume = self.panel.ui, add_sample()
+        ui.inputSelector1.setCurrentNode(volume)
+        before = volume.GetImageData().GetExtent()
+
+        def crop_and_paint():
+            (node,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+            node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap").Modified()
+            image = vtk.vtkImageData()
+            image.SetDimensions(3, 4, 5)
+            image.AllocateScalars(vtk.VTK_SHORT, 1)
+            volume.SetAndObserveImageData(image)
+            volume.SetOrigin(9, 9, 9)
+
+        self.worker.during = crop_and_paint
+        self.apply()
+        (shown,) = self.panel._cards.shown
+        layer = shown.node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+        self.assertEqual((layer.GetExtent(), layer.GetOrigin()), (before, (1, 1, 1)))
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 2)
+
     def test_voxels_that_change_during_a_run_are_told_of(self):
         ui, volume = self.panel.ui, add_sample()
         ui.inputSelector1.setCurrentNode(volume)

@@ -21,7 +21,7 @@ from ..worker import Outcome, Worker
 from .others import Others
 from .read import world_volume
 from .target import check_present, check_target, completed, holds_segments, some
-from .write import discard, new_layer, write_segmentation
+from .write import discard, layer_like, new_layer, write_segmentation
 
 GROWING = 20
 """A new segmentation is shown while it is being filled, unless it has more structures than this."""
@@ -186,7 +186,7 @@ class Run:
         self._is_left = True
         if node is self._grown:  # what it shows is theirs as well
             self._grown = None
-            self._layer, self._voxels = new_layer(self._nodes[0], len(self._labels))
+            self._layer, self._voxels = layer_like(self._layer)
         return True
 
     def _put(self, target: Any, provenance: dict[str, str] | None = None, last: bool = False) -> Any:

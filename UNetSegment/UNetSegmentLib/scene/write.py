@@ -111,11 +111,26 @@ def new_layer(reference: Any, segments: int) -> tuple[Any, np.ndarray]:
     The n-th segment is to have the voxel value n. Model values may exceed what Slicer's labelmaps hold, so they are
     numbered anew. The voxels may be filled in another thread, before the layer is written.
     """
+    matrix = vtk.vtkMatrix4x4()
+    reference.GetIJKToRASMatrix(matrix)
+    return _empty(
+        reference.GetImageData().GetExtent(), vtk.VTK_UNSIGNED_CHAR if segments < 256 else vtk.VTK_SHORT, matrix
+    )
+
+
+def layer_like(layer: Any) -> tuple[Any, np.ndarray]:
+    """Another empty layer where one is, whatever became of the volume, as :func:`new_layer` gives it."""
+    matrix = vtk.vtkMatrix4x4()
+    layer.GetImageToWorldMatrix(matrix)
+    return _empty(layer.GetExtent(), layer.GetScalarType(), matrix)
+
+
+def _empty(extent: tuple[int, ...], scalar_type: int, matrix: Any) -> tuple[Any, np.ndarray]:
     image = slicer.vtkOrientedImageData()
-    image.SetExtent(reference.GetImageData().GetExtent())
-    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR if segments < 256 else vtk.VTK_SHORT, 1)
+    image.SetExtent(extent)
+    image.AllocateScalars(scalar_type, 1)
     image.GetPointData().GetScalars().SetName("ImageScalars")
-    _lay_onto(image, reference)
+    image.SetGeometryFromImageToWorldMatrix(matrix)
     voxels = vtk_to_numpy(image.GetPointData().GetScalars())
     return image, voxels.reshape(image.GetDimensions()[::-1])
 
