@@ -190,6 +190,7 @@ def test_bad_inputs_are_sentences(tmp_path):
     grid = Grid.from_spacing((4, 4, 4), (1, 1, 1))
     good = Volume(np.zeros((1, 4, 4, 4)), grid, ("mri",))
     far = Volume(np.zeros((1, 4, 4, 4)), Grid.from_spacing((4, 4, 4), (1, 1, 1), (100, 0, 0)), ("other",))
+    huge = Volume(np.full((1, 4, 4, 4), -1e300), grid, ("huge",))
     holes = Volume(np.where(np.arange(64).reshape(1, 4, 4, 4) == 9, np.nan, 1.0), grid, ("broken",))
     rgb = Volume(np.zeros((3, 4, 4, 4), np.uint8), grid, ("r", "g", "b"))
     for volumes, words in [
@@ -198,6 +199,7 @@ def test_bad_inputs_are_sentences(tmp_path):
         ([good] * 3, "3 were given; remove"),
         ([good, far], "'other' does not overlap"),
         ([good, holes], "'broken' has voxels that are NaN"),
+        ([good, huge], "'huge' has voxels beyond 1e38"),
         ([rgb, good], "several channels"),
         ([Volume(np.zeros((1, 4, 4, 4), complex), grid, ("k-space",)), good], "plain numbers"),
     ]:

@@ -230,8 +230,8 @@ class Predictor:
     def _not_finite(self) -> BackendError:
         first = self._members[0]
         return BackendError(
-            f"The network's answer is not finite in {first.precision} on {first.device}; choose mode 'parity' or another "
-            "device."
+            f"The network's answer is not finite in {first.precision} on {first.device}; choose the precision 'as trained' "
+            "(mode 'parity') or another device, or look for voxels of extreme values."
         )
 
     def _labels(

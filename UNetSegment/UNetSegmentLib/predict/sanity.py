@@ -179,7 +179,7 @@ def _covered(grid: Grid, other: Grid) -> float:
 
 
 def _mm(lengths: Any) -> str:
-    return " x ".join(f"{length:.3g}" for length in lengths)
+    return " x ".join(f"{length:.3g}" if length < 1000 else f"{length:.0f}" for length in lengths)
 
 
 def _copies(inputs: Sequence[_Input]) -> Iterator[InputWarning]:
