@@ -204,6 +204,10 @@ class PanelCase(unittest.TestCase):
         self.panel.logic.stop()
         self.panel.logic._worker = None
 
+    def apply(self):
+        self.panel.ui.applyButton.click()
+        self.finish()
+
     def finish(self, seconds=300):
         """Let the worker work until the panel has nothing under way."""
         end = time.monotonic() + seconds

@@ -13,10 +13,6 @@ from panel_case import PanelCase, add_sample, segment_names, setUpModule  # noqa
 
 
 class MeanwhileTest(PanelCase):
-    def apply(self):
-        self.panel.ui.applyButton.click()
-        self.finish()
-
     def test_work_done_by_hand_during_a_run_is_left_and_the_result_is_whole(self):
         """In the segmentation that would be written to, and in one that grows: a run takes minutes, and people go on."""
         ui, volume = self.panel.ui, add_sample()

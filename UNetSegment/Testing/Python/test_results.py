@@ -22,10 +22,6 @@ from UNetSegmentLib.worker import Worker  # noqa: E402
 
 
 class ResultTest(PanelCase):
-    def apply(self):
-        self.panel.ui.applyButton.click()
-        self.finish()
-
     def test_cards_newest_on_top_earlier_ones_folded(self):
         self.panel.ui.inputSelector1.setCurrentNode(add_sample())
         for _ in range(3):

@@ -46,7 +46,8 @@ def gather(volumes: Sequence[Volume], manifest: Manifest) -> Volume:
             raise InputError(f"Volume '{called}' does not hold plain numbers; convert it to a scalar volume first.")
         if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
             raise InputError(f"Volume '{called}' has voxels that are NaN or infinite; replace them by a number first.")
-        if volume.array.dtype == np.float64 and np.abs(volume.array).max(initial=0) > np.finfo(np.float32).max:
+        ends = (volume.array.min(initial=0), volume.array.max(initial=0)) if volume.array.dtype == np.float64 else (0,)
+        if max(map(abs, ends)) > np.finfo(np.float32).max:
             raise InputError(f"Volume '{called}' has voxels beyond 1e38, which no network takes; correct them first.")
         if not volume.grid.overlaps(volumes[0].grid):
             raise InputError(
