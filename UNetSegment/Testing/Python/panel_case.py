@@ -205,8 +205,10 @@ class PanelCase(unittest.TestCase):
         self.panel.logic._worker = None
 
     def apply(self):
+        """Click Apply and wait; the segmentation that is then chosen."""
         self.panel.ui.applyButton.click()
         self.finish()
+        return self.panel.ui.outputSelector.currentNode()
 
     def finish(self, seconds=300):
         """Let the worker work until the panel has nothing under way."""

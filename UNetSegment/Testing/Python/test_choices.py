@@ -121,11 +121,6 @@ class InputsTest(PanelCase):
 
 
 class OutputTest(PanelCase):
-    def apply(self):
-        self.panel.ui.applyButton.click()
-        self.finish()
-        return self.panel.ui.outputSelector.currentNode()
-
     def test_the_next_volume_gets_a_segmentation_of_its_own(self):
         ui, first, second = self.panel.ui, add_sample(), add_sample()
         ui.inputSelector1.setCurrentNode(first)
