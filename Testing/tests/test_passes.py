@@ -1,6 +1,8 @@
 """Passes over arrays in blocks and threads give what NumPy's plain form gives, in whatever order the axes lie in memory."""
 
 import itertools
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -107,12 +109,43 @@ def test_an_array_whose_rows_lie_apart_is_copied():
     np.testing.assert_array_equal(copy, array[:, :, 1:3])
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_rows_are_shared_once_and_nobody_waits_for_a_thread_that_sleeps(threads):
+    busy, go_on = threading.Barrier(3), threading.Event()
+    taken = np.zeros(100, int)
+
+    def occupy():
+        busy.wait(20)
+        go_on.wait(20)
+
+    pool = passes._pool(os.getpid(), 2)
+    held = [pool.submit(occupy) for _ in range(2)]  # no thread of the pool is to be had
+    busy.wait(20)
+    try:
+        passes.share(lambda cut: taken.__setitem__(cut, taken[cut] + 1), 100, 2)
+    finally:
+        go_on.set()
+    assert (taken == 1).all()
+    for each in held:
+        each.result(20)
+    passes.share(lambda cut: taken.__setitem__(cut, taken[cut] + 1), 100, threads)
+    assert (taken == 2).all()
+
+
+@pytest.mark.parametrize("size", [10, 1 << 22, 9_000_001])
+def test_asking_for_large_pages_changes_nothing(size):
+    array = np.zeros(size, np.uint8)[1:]
+    array[-1] = 7
+    passes.in_large_pages(array)
+    assert array[-1] == 7 and array.sum() == 7
+
+
 def test_an_error_in_a_thread_comes_through():
     def work(cut):
         raise ValueError(f"rows {cut.start}")
 
     for threads in (1, 4):
-        with pytest.raises(ValueError, match="rows 0"):
+        with pytest.raises(ValueError, match="rows"):
             passes.share(work, 8, threads)
     passes.share(work, 0, 4)
 

@@ -13,43 +13,30 @@ from synthetic.images import blobs
 from synthetic.packages import labels_for, random_linear
 from UNetSegmentLib import package
 from UNetSegmentLib.package import Inference, Manifest
-from UNetSegmentLib.predict import Predictor, passes, tiles
+from UNetSegmentLib.predict import Predictor, cells, passes, tiles
 from UNetSegmentLib.predict import stitch as stitching
 from UNetSegmentLib.predict.backends import is_installed
 from UNetSegmentLib.predict.export import Decision
 from UNetSegmentLib.predict.head import Head
 from UNetSegmentLib.predict.preprocess import preprocess
 from UNetSegmentLib.predict.stitch import Stitcher
-from UNetSegmentLib.predict.tiles import Tiling, common, weights, without
+from UNetSegmentLib.predict.tiles import Tiling, weights
 from UNetSegmentLib.volume import Grid, Reorientation, Volume
 
 needs_engine = pytest.mark.skipif(
     not (is_installed("openvino") and is_installed("onnx")), reason="openvino or onnx is not installed"
 )
-cuts = st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda ends: slice(min(ends), max(ends)))
-boxes = st.tuples(cuts, cuts, cuts)
-
-
-@given(boxes, boxes, st.permutations(range(3)))
-def test_a_box_without_another_is_cut_into_boxes_that_share_nothing(box, other, axes):
-    hole, marks = common(box, other), np.zeros((6, 6, 6), int)
-    for part in without(box, hole, axes):
-        assert marks[part].size
-        marks[part] += 1
-    expected = np.zeros_like(marks)
-    expected[box] = 1
-    expected[other] = 0
-    np.testing.assert_array_equal(marks, expected)
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.floats(0, 0.9), st.sampled_from(["monai", "nnunet"]))
 def test_the_first_and_the_last_patch_of_each_voxel(size, patch, overlap, convention):
     tiling = Tiling.cover((size, 1, 1), (patch, 1, 1), overlap, convention)
     covers = [[s for s in tiling.starts[0] if s <= n < s + patch] for n in range(tiling.padded[0])]
-    for start, (first, last) in tiling.cells(0).items():
-        assert [n for n, c in enumerate(covers) if c[0] == start] == list(range(first.start, first.stop))
-        assert [n for n, c in enumerate(covers) if c[-1] == start] == list(range(last.start, last.stop))
-    np.testing.assert_array_equal(tiling.shared_rows(), [len(c) > 1 for c in covers])
+    for start, cuts in tiling.cells(0).items():
+        assert [n for cut, _ in cuts for n in range(cut.start, cut.stop)] == list(range(start, start + patch))
+        for cut, is_last in cuts:
+            (patches,) = {tuple(c) for c in covers[cut]}
+            assert is_last == (patches[-1] == start)
     assert tiling.redundancy == pytest.approx(np.mean([len(c) for c in covers]))
 
 
@@ -105,6 +92,7 @@ def test_each_voxel_is_settled_once_with_the_outputs_of_everything_at_once(
         patched.setattr(passes, "BLOCK", 20)
         patched.setattr(stitching, "PART", 60)
         patched.setattr(stitching, "LEAST", 1)
+        list(stitch.settle(image + 1, decide, lambda box, decided: None, way == "scale free"))  # memory is left of it
         for start, stop in stitch.settle(image, decide, put, way == "scale free"):
             assert start == rows and (times[start:stop] == 1).all() and not times[stop + patch[0] :].any()
             rows = stop
@@ -240,6 +228,64 @@ def test_labels_with_something_left_to_do_are_not_written_at_once(tmp_path):
         into = np.zeros(grid.shape, np.uint8)
         assert engine.predict(image, into=into, **options).labels.array is not into and not into.any()
     assert plain.predict(image, into=np.zeros(grid.shape, np.uint16)).labels.array.dtype == np.uint8
+
+
+def test_memory_for_sums_serves_the_next_image_unless_it_is_much(monkeypatch):
+    free, image = {}, np.random.default_rng(0).standard_normal((1, 20, 20, 20)).astype(np.float32)
+    tiling, found = Tiling.cover(image.shape[1:], (8, 8, 8), 0.25), []
+    for order in ((0, 1, 2), (0, 1, 2), (2, 1, 0), (0, 1, 2)):
+        weight = np.ascontiguousarray(weights(tiling.patch, Inference(tiling.patch, 0.25)).transpose(order))
+        weight = weight.transpose(np.argsort(order))
+        stitch = Stitcher(
+            tiling, weight, lambda x, _: np.concatenate([x, -x], axis=1), np.zeros(2, np.float32), free=free
+        )
+        labels = np.zeros(tiling.shape, np.uint8)
+        list(stitch.settle(image, lambda x: x.argmax(0), labels.__setitem__, True))
+        np.testing.assert_array_equal(labels, image[0] < 0)
+        found.append({id(array) for arrays in free.values() for array in arrays})
+    assert found[0] and found[1] == found[0]
+    monkeypatch.setattr(stitching, "FREE_BYTES", 1000)
+    list(stitch.settle(image, lambda x: x.argmax(0), lambda box, part: None, True))
+    assert not free
+
+
+@pytest.mark.parametrize("why", ["relieved", "no room", "the processor takes over"])
+@pytest.mark.parametrize("is_scale_free", [True, False])
+def test_sums_of_cells_on_a_device_move_to_main_memory_without_loss(why, is_scale_free, monkeypatch):
+    torch = pytest.importorskip("torch")
+    image = np.random.default_rng(0).standard_normal((1, 30, 21, 21)).astype(np.float32)
+    tiling = Tiling.cover(image.shape[1:], (12, 12, 12), 0.25)
+    assert not tiling.is_dense
+    weight = np.random.default_rng(0).random(tiling.patch).astype(np.float32) + 0.1
+    calls, kinds = 0, set()
+
+    def run(patches, relieve):
+        nonlocal calls
+        calls += 1
+        if calls == 8 and why == "relieved":
+            assert relieve() and not relieve()
+        answer = torch.from_numpy(np.concatenate([patches * 2, patches**2 + 1], axis=1))
+        return answer.numpy() if calls >= 8 and why == "the processor takes over" else answer
+
+    def decide(outputs):
+        kinds.add(type(outputs))
+        return np.asarray(outputs[0] / outputs[1])
+
+    if why == "no room":
+        make, made = cells.Cells._new, []
+
+        def new(self, shape, answer):
+            made.append(answer)
+            if len(made) > 5 and not isinstance(answer, np.ndarray):
+                raise RuntimeError("CUDA out of memory")
+            return make(self, shape, answer)
+
+        monkeypatch.setattr(cells.Cells, "_new", new)
+    stitch = Stitcher(tiling, weight, run, np.zeros(2, np.float32), free={})
+    got = np.full(tiling.shape, np.nan, np.float32)
+    list(stitch.settle(image, decide, got.__setitem__, is_scale_free))
+    np.testing.assert_allclose(got, image[0] * 2 / (image[0] ** 2 + 1), rtol=1e-4, atol=1e-5)
+    assert kinds == {torch.Tensor, np.ndarray}
 
 
 @pytest.mark.parametrize("kind", ["array", "tensor"])

@@ -100,6 +100,23 @@ def test_a_worker_that_was_killed_while_idle_is_not_noticed(worker, model, pause
 
 @posix
 @needs_engine
+@pytest.mark.parametrize("pause", [0.0, 0.002, 0.02, 0.5])
+def test_a_worker_that_was_killed_with_memory_kept_is_not_noticed(worker, model, pause):
+    """The next request was given that memory, which no other worker can have: it is handed over once more."""
+    volume, answers = image(), []
+    ask = lambda: worker.predict(model, [volume], NUMBERS, on_answer=lambda array: answers.append(array.copy()))  # noqa: E731
+    for _ in range(3):
+        worker.wait(ask())
+        before = worker._process.pid
+        kill(worker)
+        time.sleep(pause)
+        worker.wait(ask())
+        assert worker._process.pid != before
+    np.testing.assert_array_equal(answers, [labels_of(volume.array[0])] * 6)
+
+
+@posix
+@needs_engine
 def test_a_worker_that_was_killed_behind_its_launcher_while_idle_is_not_noticed(tmp_path, model):
     launcher = tmp_path / "launcher.sh"
     launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\ncode=$?\nsleep 0.3\nexit $code\n')

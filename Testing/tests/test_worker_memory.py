@@ -35,7 +35,7 @@ def test_shared_arrays_share_and_leave_no_name(capfd):
     assert first.array.sum() == 28
     first.forget_name()
     assert shared_names(os.getpid()) == before
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(WorkerError, match="run it again"):
         SharedArray.attach(first.describe())
     view = second.array[1]
     second.close()

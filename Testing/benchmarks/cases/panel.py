@@ -161,6 +161,6 @@ def _opening(figures: dict[str, Any], third: list[str]) -> str:
         "standard library do counts for whoever called them. The least by the clock, both together: "
         f"{importing:.0f} ms to import, {building:.0f} ms with building, {entering:.0f} ms to enter. Python's bytecode is there already, "
         f"as in every use but the first. Third-party packages imported by opening: {', '.join(third) or 'none'}. "
-        "*Main thread away*: the longest time between two ticks of a loop that looks at Qt's events every 2 ms, over the Applies of a row; *busy*: the most it "
+        "*Main thread away*: the longest time between two ticks of a loop that looks at Qt's events every 5 ms, over the Applies of a row; *busy*: the most it "
         "computed between two of them, which other work on the machine does not lengthen; *in*: what a watching thread saw it do. Memory that two processes share counts twice. Least of the later Applies where not said otherwise."
     )

@@ -18,7 +18,7 @@ from benchmarks.attribution import attributed
 from benchmarks.serve import serve, stage
 
 ROOT = Path(__file__).resolve().parents[3]
-TICK = 0.002
+TICK = 0.005
 """Seconds the main thread rests between two looks at its events."""
 SUSPECT = 0.015
 """Seconds without a tick after which the watching thread notes what the main thread is doing."""

@@ -107,6 +107,7 @@ class FakeWorker:
         self.warnings = []
 
     is_busy = property(lambda self: bool(self.jobs))
+    is_ending = False
 
     def load(self, model, options, on_done=None):
         self.asked.append(("load", model, options))
@@ -138,11 +139,12 @@ class FakeWorker:
             filled[box] = result[box]
             if job.on_slab:
                 job.on_slab(tuple(slice(*cut.indices(n)[:2]) for cut, n in zip(box, filled.shape)), filled)
-                job.on_grown()
+                if job.on_grown:
+                    job.on_grown()
             if step == 2 and self.during:
                 self.during()
             yield
-        if job.on_answer and not job.is_cancelled:
+        if job.on_answer and not job.on_slab and not job.is_cancelled:  # else the slabs were all of it
             job.on_answer(result)
         voxels = {value: int(np.count_nonzero(labels == value)) for value in numbering}
         ran = {

@@ -11,7 +11,8 @@ import qt
 if TYPE_CHECKING:
     from ..worker import Worker
 
-POLL_MS = 30
+POLL_MS, SOON_MS = 30, 8
+"""Milliseconds between two polls, and where the answer is expected any moment."""
 
 
 class Background:
@@ -43,6 +44,7 @@ class Background:
         self.poll()
         if not self.isBusy():
             self._timer.stop()
+        self._timer.setInterval(SOON_MS if self._worker is not None and self._worker.is_ending else POLL_MS)
 
     def poll(self) -> None:
         """Call what waits for the worker's reports; does nothing when called from within one of them."""

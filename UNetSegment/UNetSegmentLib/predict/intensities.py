@@ -119,17 +119,14 @@ def _ranging(how: Normalization, low: float, high: float) -> Step:
 
 def _exact_sums(values: np.ndarray, threads: int) -> tuple[int, int]:
     """The sum of an array (I, J, K) of 8 or 16 bit integers, and the sum of its squares."""
-    values = values.transpose(passes.order(values))
-    wide = np.int64 if values.dtype == np.uint16 else np.int32
+    values = values[passes.forwards(values)].transpose(passes.order(values))
     found: list[tuple[int, int]] = []
 
     def work(cut: slice) -> None:
         for plane in values[cut]:
-            for part in passes.blocks(slice(0, len(plane)), plane.shape[1]):
-                block = plane[part].astype(wide)
-                total = int(block.sum(dtype=np.int64))
-                block *= block
-                found.append((total, int(block.sum(dtype=np.int64))))
+            for part in passes.blocks(slice(0, len(plane)), plane.shape[1], 2 * passes.BLOCK):
+                block = plane[part].astype(np.int64).ravel()
+                found.append((int(block.sum()), int(np.einsum("n,n->", block, block))))
 
     passes.share(work, len(values), threads if values.size >= passes.THREADED_FROM else 1)
     return sum(total for total, _ in found), sum(squares for _, squares in found)

@@ -6,11 +6,14 @@ from each operation; in blocks both cost a small part of that. NumPy's loops let
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import mmap
 import os
+import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import Any
 
@@ -26,8 +29,14 @@ THREADED_FROM = 1 << 19
 """Voxels from which threads are worth waking."""
 _RUN = 32
 """Voxels that part the rows of a small copy."""
+_LONG_RUN = 1 << 22
+"""Voxels of a block that is only copied: threads that are seldom in Python do not wait for others that are."""
 _LONG = 128
 """Voxels of a block along its long axes, at most."""
+PARTS = 3
+"""Parts of a pass for each thread: none waits long for the last."""
+_LARGE_PAGES = 1 << 22
+"""Bytes from which large pages are worth asking for."""
 MOST = 8
 """Threads beyond which a pass waits for memory only."""
 
@@ -38,13 +47,35 @@ def count(threads: int | None = None) -> int:
 
 
 def share(work: Callable[[slice], None], count: int, threads: int = 1) -> None:
-    """Call ``work`` with slices that cover ``count`` rows, in threads; errors come through."""
+    """Call ``work`` with slices that cover ``count`` rows, in this thread and others; errors come through.
+
+    This one begins at once, and waits for none that is not awake by the time all is done: to wake one takes a tenth of a
+    millisecond.
+    """
     if threads <= 1 or count <= 1:
         if count > 0:
             work(slice(0, count))
         return
-    step = max(-(-count // (threads * 2)), 1)  # two parts each: none waits long for the last
-    list(_pool(os.getpid(), threads).map(work, [slice(n, min(n + step, count)) for n in range(0, count, step)]))
+    step = max(-(-count // (threads * PARTS)), 1)
+    left = [slice(n, min(n + step, count)) for n in range(0, count, step)][::-1]
+
+    def take() -> None:
+        while True:
+            try:
+                cut = left.pop()
+            except IndexError:  # another thread took the last one
+                return
+            work(cut)
+
+    others = [_pool(os.getpid(), threads).submit(take) for _ in range(min(threads, len(left)) - 1)]
+    try:
+        take()
+    finally:
+        left.clear()
+        busy = [other for other in others if not other.cancel()]
+        wait(busy)
+    for other in busy:
+        other.result()
 
 
 @lru_cache(maxsize=4)
@@ -77,6 +108,11 @@ def order(array: np.ndarray) -> list[int]:
 def slowest(array: np.ndarray) -> int:
     """Of the last three axes, the one along which memory is farthest apart: the one to share and to cut into blocks."""
     return order(array)[0]
+
+
+def forwards(array: np.ndarray) -> tuple[slice, ...]:
+    """The index that turns round the axes along which memory goes backwards: NumPy reads it element by element."""
+    return tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)
 
 
 def along(axis: int, cut: slice) -> tuple[slice, slice, slice]:
@@ -125,15 +161,21 @@ def transfer(
         table = None
     axes = order(target)
     target, source = target.transpose(axes), source.transpose(axes)
+    ahead = forwards(source)
+    target, source = target[ahead], source[ahead]
     apart = [abs(s) if n > 1 else np.inf for s, n in zip(source.strides, source.shape, strict=True)]
     turned = min(apart) < np.inf and int(np.argmin(apart)) != 2
-    parts = bricks(target.shape) if turned else [(cut,) for cut in blocks(slice(0, len(target)), target[:1].size)]
+    near = order(source)  # the axes as the source has them in memory
+    back = [near.index(axis) for axis in range(3)]
+    plain = table is None and then is None and target.dtype == source.dtype  # nothing to keep in the cache
+    straight = blocks(slice(0, len(target)), target[:1].size, _LONG_RUN if plain else None)
+    parts = bricks(target.shape) if turned else [(cut,) for cut in straight]
 
     def work(cut: slice) -> None:
         for here in parts[cut]:
             values = source[here]
             if turned:
-                values = _gathered(values)
+                values = _gathered(values.transpose(near)).transpose(back)
             if table is not None:
                 values = table[values]
             target[here] = values
@@ -144,11 +186,10 @@ def transfer(
 
 
 def _gathered(part: np.ndarray) -> np.ndarray:
-    """A copy in the order of axes that the memory has. Rows far apart in memory by a power of two share few places in the
-    processor's cache; here they lie close together, and not by a power of two."""
-    axes = order(part)
-    *lead, last = (part.shape[axis] for axis in axes)
-    copy = np.empty((*lead, last + _RUN), part.dtype)[..., :last].transpose(np.argsort(axes))
+    """A copy of an array whose axes lie in memory in this order. Rows far apart in memory by a power of two share few places in
+    the processor's cache; here they lie close together, and not by a power of two."""
+    *lead, last = part.shape
+    copy = np.empty((*lead, last + _RUN), part.dtype)[..., :last]
     copy[...] = part
     return copy
 
@@ -196,6 +237,45 @@ def erase(array: np.ndarray, values: Sequence[int], threads: int = 1) -> None:
     each(work, array, threads)
 
 
+def add_weighted(
+    totals: Sequence[np.ndarray],
+    norm: np.ndarray | None,
+    values: np.ndarray,
+    weight: np.ndarray,
+    threads: int = 1,
+    begins: bool = False,
+) -> None:
+    """``totals += values * weight`` of arrays (F, I, J, K) and ``norm += weight`` (I, J, K); with ``begins``, ``=`` instead."""
+    axis = slowest(weight)
+
+    def work(cut: slice) -> None:
+        for rows in blocks(cut, weight.size // weight.shape[axis]):
+            here = along(axis, rows)
+            close = together(weight[here])
+            for total, value in zip(totals, values, strict=True):
+                if begins:
+                    np.multiply(value[here], close, out=total[here])
+                else:
+                    total[here] += together(value[here]) * close
+            if norm is not None and begins:
+                norm[here] = close
+            elif norm is not None:
+                norm[here] += close
+
+    share(work, weight.shape[axis], threads if weight.size >= THREADED_FROM else 1)
+
+
+def in_large_pages(array: np.ndarray) -> None:
+    """Ask Linux to give new memory, not yet touched, in large pages, as NumPy does for its own: 80 MB are there four times sooner."""
+    if not sys.platform.startswith("linux") or array.nbytes < _LARGE_PAGES:
+        return
+    start = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (array.ctypes.data + array.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    advise, large = getattr(ctypes.CDLL(None), "madvise", None), getattr(mmap, "MADV_HUGEPAGE", None)
+    if advise is not None and large is not None:  # its answer does not matter: some kernels have none
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(large))
+
+
 def need_finite(array: Any) -> None:
     """Look at floats (..., I, J, K), NumPy or torch: their sum is not finite where one of them is not.
 
@@ -214,10 +294,12 @@ def counts(array: np.ndarray, size: int, threads: int = 1) -> np.ndarray:
     def work(cut: slice) -> None:
         total = np.zeros(max(size, 256), np.int64)
         few = size <= FEW
-        for part in blocks(cut, array.size // max(array.shape[axis], 1), BLOCK if few else _COUNTED):
+        for part in blocks(cut, array.size // max(array.shape[axis], 1), 4 * BLOCK if few else _COUNTED):
             flat = array[along(axis, part)].ravel("K")
             if few:
-                total[:size] += [np.count_nonzero(flat == value) for value in range(size)]
+                total[0] += flat.size - np.count_nonzero(flat)
+                for value in range(1, size):
+                    total[value] += np.count_nonzero(flat == value)
                 continue
             even = (
                 flat.size // 2 * 2 if flat.dtype == np.uint8 else 0

@@ -19,6 +19,7 @@ from ..package import Package
 from ..volume import LabelMap, Volume, dice
 from . import backends, focus, passes
 from .backends import Backend, Place
+from .cells import Free
 from .ensemble import Ensemble, chosen_folds
 from .export import Decision, export
 from .head import Head
@@ -90,6 +91,7 @@ class Predictor:
         self.proof_seconds: float | None = None
         self._decision = Decision.of(package.manifest)
         self._members = self._prove()
+        self._free: Free = {}
 
     def predict(
         self,
@@ -173,6 +175,7 @@ class Predictor:
             finish=image.left,
             threads=threads,
             is_checked=True,
+            free=self._free,
         )
         slabs = stitch(image.array)
         collector = None
@@ -226,6 +229,10 @@ class Predictor:
             provenance["warnings"] = json.dumps([warning.to_dict() for warning in warnings], ensure_ascii=False)
         kept = collector.result(image.grid, manifest.outputs) if collector is not None else None
         return Prediction(LabelMap(array, volume.grid, manifest.labels, provenance), provenance, kept)
+
+    def rest(self) -> None:
+        """Free what is kept from one image for the next, but not the network."""
+        self._free.clear()
 
     def _not_finite(self) -> BackendError:
         first = self._members[0]

@@ -7,24 +7,27 @@ torch tensors on a GPU, which offer the few operations used here under the same 
 of axes that the network's answers have, whatever the order they are visited in, so that each pass reads memory in runs.
 
 Where labels are all that is wanted, no mean is taken where the scale of the outputs does not change the label, and where patches
-overlap little, voxels that one patch alone covers are never summed.
+overlap little, there is no ring: :class:`Cells` sum what several of them cover, and what one alone covers is never summed.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from . import passes
+from .cells import Answers, Cells, Free
 from .head import Head
-from .tiles import Box, Tiling, Triple, common, without
+from .tiles import Box, Tiling, Triple
 
 CHUNK_BYTES = 64 << 20
 """Finished rows are handed out in pieces of about this size."""
+FREE_BYTES = 1 << 28
+"""Memory for sums that is left for the next image, at most."""
 PART, LEAST = 3 << 18, 1 << 15
 """Outputs x voxels that a thread works on at a time, and voxels at least."""
 Decide = Callable[[Any], np.ndarray]
@@ -57,6 +60,7 @@ class Stitcher:
         finish: For each channel, what is left to do to its part of a patch, in place; nothing by default.
         threads: Processor threads for sums in main memory.
         is_checked: Whether answers are looked at: a ``FloatingPointError`` is raised where one is not finite.
+        free: Memory for sums that is left over from the last image, and then from this one, up to :data:`FREE_BYTES`.
     """
 
     tiling: Tiling
@@ -69,6 +73,7 @@ class Stitcher:
     finish: Sequence[Callable[[np.ndarray], None]] = ()
     threads: int = 1
     is_checked: bool = False
+    free: Free = field(default_factory=dict)
 
     def __call__(self, image: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Stitch an image (C, I, J, K) on the network's grid, not padded.
@@ -76,13 +81,14 @@ class Stitcher:
         Yields:
             ``(start, outputs)``: rows ``start ..`` of the image, (K, rows, J, K) float32; each row once, in order.
         """
-        tiling, sums = self.tiling, _Sums(self)
+        tiling, sums = self.tiling, _Sums(self, True)
         count = max(CHUNK_BYTES // (4 * len(self.background) * tiling.shape[1] * tiling.shape[2]), 1)
 
-        for low, high in self._slabs(image, sums, lambda cut, first, last, answer: sums.add(cut, answer)):
+        for low, high in self._slabs(image, sums.add, sums.to_host):
             for start in range(low, high, count):
                 for box in sums.pieces((slice(start, min(start + count, high)), *self._inner[1:])):
                     yield box[0].start - tiling.before[0], self._outputs(sums, box)
+            sums.clear(low, high)
 
     def settle(
         self, image: np.ndarray, decide: Decide, put: Put, is_scale_free: bool = False
@@ -98,28 +104,32 @@ class Stitcher:
         Yields:
             ``(start, stop)``: rows of the image that are final; each row once, in order.
         """
-        often = self.tiling.is_dense  # in small parts, summing takes longer than what it saves
-        sums = _Sums(self, not is_scale_free, None if often else self.tiling.shared_rows())
-        axes = passes.order(self.weight)
+        means = not is_scale_free or self.head is not None or self.wanted is not None
+        first = self.tiling.before[0]
+        if self.tiling.is_dense:  # in small parts, summing takes longer than what it saves
+            sums = _Sums(self, means)
+            for low, high in self._slabs(image, sums.add, sums.to_host):
+                for piece in sums.pieces((slice(low, high), *self._inner[1:])):
+                    self._settle(decide, put, piece, sums.outputs, _is_here(sums.total))
+                yield low - first, high - first
+                sums.clear(low, high)
+            return
+        cells = Cells(self.tiling, self.weight, means, self.threads, self.free)
 
-        def took(cut: Box, first: Box, last: Box, answer: Any | None) -> None:
-            if often:
-                sums.add(cut, answer)
-                return
-            alone = common(first, last)
-            self._settle(decide, put, alone, lambda part: self._alone(cut, part, answer), _is_here(answer))
-            final = without(last, alone, axes)
-            ready = sums.ready(answer) if final else None
-            for piece in (piece for box in final for piece in sums.pieces(box)):
-                self._settle(decide, put, piece, lambda part: sums.outputs(part, cut, ready), _is_here(sums.total))
-            for box in without(cut, last, axes):
-                sums.add(cut, answer, box)
+        def took(start: Triple, answer: Any | None) -> None:
+            for box, answers, is_here in cells.took(start, answer):
 
-        for low, high in self._slabs(image, sums, took):
-            for piece in sums.pieces((slice(low, high), *self._inner[1:])) if often else ():
-                self._settle(decide, put, piece, sums.outputs, _is_here(sums.total))
-            if low < high:
-                yield low - self.tiling.before[0], high - self.tiling.before[0]
+                def outputs(part: Box, answers: Answers | None = answers) -> Any:
+                    return self.nothing(part) if answers is None else self.through(answers(part))
+
+                self._settle(decide, put, box, outputs, is_here)
+
+        try:
+            for low, high in self._slabs(image, took, cells.to_host):
+                yield low - first, high - first
+        finally:
+            if sum(array.nbytes for arrays in self.free.values() for array in arrays) > FREE_BYTES:
+                self.free.clear()
 
     @property
     def _inner(self) -> Box:
@@ -127,45 +137,50 @@ class Stitcher:
         return tuple(slice(b, b + n) for b, n in zip(self.tiling.before, self.tiling.shape, strict=True))  # type: ignore[return-value]
 
     def _slabs(
-        self, image: np.ndarray, sums: _Sums, took: Callable[[Box, Box, Box, Any | None], None]
+        self, image: np.ndarray, took: Callable[[Triple, Any | None], None], relieve: Callable[[], bool]
     ) -> Iterator[tuple[int, int]]:
-        """Run all patches. ``took`` is told the box of each, what of it no patch before covers, what no later one covers, and the
-        answer, or None where the patch is not wanted.
+        """Run all patches. ``took`` is told the start of each and the answer, or None where the patch is not wanted.
 
         Yields:
-            The rows of the padded image that no later patch covers, as far as they are the image's.
+            The rows of the padded image that no later patch covers, as far as they are the image's and there are some.
         """
         tiling, inner = self.tiling, self._inner[0]
-        padded, cells = tiling.pad(image), [tiling.cells(axis) for axis in range(3)]
-        for start, (_, last) in cells[0].items():
+        patches, starts = self._patches(tiling.pad(image)), tiling.starts[0]
+        for start, after in zip(starts, (*starts[1:], inner.stop), strict=True):
             places = [(start, *place) for place in tiling.in_plane()]
             wanted = {place: self.wanted is None or self.wanted(*place) for place in places}
-            answers = self._answers(padded, [place for place in places if wanted[place]], sums)
+            answers = self._answers(patches, [place for place in places if wanted[place]], relieve)
             for place in places:
-                first, final = zip(*(cells[axis][n] for axis, n in enumerate(place)), strict=True)
-                took(_cut(place, tiling.patch), first, final, next(answers) if wanted[place] else None)
-            yield max(last.start, inner.start), min(last.stop, inner.stop)
-            sums.clear(last.start, last.stop)
+                took(place, next(answers) if wanted[place] else None)
+            if max(start, inner.start) < min(after, inner.stop):
+                yield max(start, inner.start), min(after, inner.stop)
 
-    def _answers(self, image: np.ndarray, places: list[Triple], sums: _Sums) -> Iterator[Any]:
+    def _answers(
+        self, patches: Callable[[list[Box]], np.ndarray], places: list[Triple], relieve: Callable[[], bool]
+    ) -> Iterator[Any]:
         """The network's answer (F, *patch) to each patch."""
         for n in range(0, len(places), self.batch):
             cuts = [_cut(place, self.tiling.patch) for place in places[n : n + self.batch]]
-            yield from self.run(self._patches(image, cuts), sums.to_host)
+            yield from self.run(patches(cuts), relieve)
 
-    def _patches(self, image: np.ndarray, cuts: list[Box]) -> np.ndarray:
-        """Patches (N, C, *patch) of an image (C, I, J, K), their axes in memory in the network's order."""
-        patches = passes.empty((len(cuts), len(image), *self.tiling.patch), np.float32, self.weight)
+    def _patches(self, image: np.ndarray) -> Callable[[list[Box]], np.ndarray]:
+        """What cuts patches (N, C, *patch) from an image (C, I, J, K), their axes in memory in the network's order. Each call
+        writes to the memory of the last one."""
+        room = passes.empty((self.batch, len(image), *self.tiling.patch), np.float32, self.weight)
         finish = self.finish or (None,) * len(image)
-        for patch, cut in zip(patches, cuts, strict=True):
-            for channel, values, then in zip(patch, image, finish, strict=True):
-                if then is not None:  # to be changed in a row as well
-                    turned = passes.empty(self.tiling.patch, values.dtype, self.weight)
-                    passes.transfer(turned, values[cut], self.threads)
-                    passes.transfer(channel, turned, self.threads, then=then)
-                else:
-                    passes.transfer(channel, values[cut], self.threads)
-        return patches
+        turned = passes.empty(self.tiling.patch, image.dtype, self.weight) if any(finish) else None
+
+        def cut(cuts: list[Box]) -> np.ndarray:
+            for patch, here in zip(room, cuts, strict=False):
+                for channel, values, then in zip(patch, image, finish, strict=True):
+                    if then is not None:  # to be changed in a row as well
+                        passes.transfer(turned, values[here], self.threads)
+                        passes.transfer(channel, turned, self.threads, then=then)
+                    else:
+                        passes.transfer(channel, values[here], self.threads)
+            return room[: len(cuts)]
+
+        return cut
 
     def _outputs(self, sums: _Sums, box: Box) -> Any:
         """The outputs (K, ...) of a box in one piece."""
@@ -203,12 +218,6 @@ class Stitcher:
         passes.share(work, len(parts), 1 if small else self.threads)
         return whole[0]
 
-    def _alone(self, cut: Box, part: Box, answer: Any | None) -> Any:
-        """The outputs (K, ...) of a part of a patch that no other covers; background without an answer."""
-        if answer is None:
-            return self.nothing(part)
-        return self.through(passes.together(answer[_within(cut, part)]))
-
     def nothing(self, box: Box) -> np.ndarray:
         """Outputs (K, ...) where no patch was computed."""
         return np.broadcast_to(self.background[:, None, None, None], (len(self.background), *_shape(box)))
@@ -221,58 +230,37 @@ class Stitcher:
 
 
 class _Sums:
-    """Weighted sums of answers, and of weights where ``means`` are wanted, in a ring of the rows that are ``kept``; all by default."""
+    """Weighted sums of answers, and of weights where ``means`` are wanted, in a ring of as many rows as a patch is deep."""
 
-    def __init__(self, stitcher: Stitcher, means: bool = True, kept: np.ndarray | None = None) -> None:
-        self.of, tiling = stitcher, stitcher.tiling
-        self.means = means or stitcher.head is not None or stitcher.wanted is not None
+    def __init__(self, stitcher: Stitcher, means: bool) -> None:
+        self.of, self.means = stitcher, means
         self.total: Any = None
         self.norm: Any = None
         self.weight: Any = stitcher.weight
-        kept = np.ones(tiling.padded[0], bool) if kept is None else kept
-        self._slots = np.concatenate([[0], np.cumsum(kept)])
-        self.depth = max(int(self._slots[n + tiling.patch[0]] - self._slots[n]) for n in tiling.starts[0])
+        self.depth = stitcher.tiling.patch[0]
 
-    def ready(self, answer: Any | None) -> Any | None:
-        """An answer where the sums are; they begin with the first one."""
+    def add(self, start: Triple, answer: Any | None) -> None:
+        """Add the answer (F, *patch) of the patch at ``start``; nothing where it is None."""
         if answer is None:
-            return None
+            return
         if self.total is None:
             self._begin(answer)
         if isinstance(answer, np.ndarray):
             self.to_host()
         elif isinstance(self.total, np.ndarray):
             answer = answer.float().cpu().numpy()
-        return answer
-
-    def add(self, cut: Box, answer: Any | None, part: Box | None = None) -> None:
-        """Add the answer (F, *patch) of the patch at ``cut``, or only a ``part`` of it; nothing where it is None."""
-        answer = self.ready(answer)
-        for piece in self.pieces(part or cut) if answer is not None else ():
+        cut = _cut(start, self.of.tiling.patch)
+        for piece in self.pieces(cut):
             here, within = self._ring(piece), _within(cut, piece)
             total, norm = self.total[here], self.norm[here[1:]] if self.means else None
             answers, weight = answer[within], self.weight[within[1:]]
             if isinstance(total, np.ndarray):
-                self._add(total, norm, answers, weight)
+                passes.add_weighted(total, norm, answers, weight, self.of.threads)
                 continue
             answers *= weight  # in place: the device may have no room for a copy
             total += answers
             if norm is not None:
                 norm += weight
-
-    def _add(self, total: np.ndarray, norm: np.ndarray | None, answers: np.ndarray, weight: np.ndarray) -> None:
-        axis = passes.slowest(weight)
-
-        def work(cut: slice) -> None:
-            for part in passes.blocks(cut, weight.size // weight.shape[axis]):
-                here = passes.along(axis, part)
-                close = passes.together(weight[here])
-                for one, answer in zip(total, answers, strict=True):
-                    one[here] += passes.together(answer[here]) * close
-                if norm is not None:
-                    norm[here] += close
-
-        passes.share(work, weight.shape[axis], self.of.threads if weight.size >= passes.THREADED_FROM else 1)
 
     def clear(self, start: int, after: int) -> None:
         """Rows ``start..after`` of the padded image are handed out: their places are free again."""
@@ -283,21 +271,12 @@ class _Sums:
             if self.means:
                 self.norm[row] = 0
 
-    def outputs(self, box: Box, cut: Box | None = None, answer: Any | None = None) -> Any:
-        """Outputs (K, ...) of a box of :meth:`pieces`: their means, or else any multiple of them.
-
-        With an ``answer``, made ready, of the patch at ``cut``, it is part of them and is not kept.
-        """
+    def outputs(self, box: Box) -> Any:
+        """Outputs (K, ...) of a box of :meth:`pieces`: their means, or else any multiple of them."""
         if self.total is None:
             return self.of.nothing(box)
         here = self._ring(box)
         total, norm = self.total[here], self.norm[here[1:]] if self.means else None
-        if answer is not None:
-            within = _within(cut, box)
-            weight, answer = passes.together(self.weight[within[1:]]), passes.together(answer[within])
-            weighted = answer * weight
-            weighted += total
-            total, norm = weighted, None if norm is None else norm + weight
         if norm is None:
             return self.of.through(total)
         empty = norm == 0 if self.of.wanted is not None else None
@@ -343,7 +322,7 @@ class _Sums:
 
     def _rows(self, start: int, stop: int) -> list[tuple[slice, slice]]:
         """Where rows ``start..stop`` lie in the ring: pairs of (part of these rows, rows of the ring)."""
-        first, count = int(self._slots[start]) % self.depth, int(self._slots[stop] - self._slots[start])
+        first, count = start % self.depth, stop - start
         before_end = min(count, self.depth - first)
         pieces = [(slice(0, before_end), slice(first, first + before_end))]
         if count > before_end:

@@ -18,6 +18,8 @@ from ..package import Inference
 
 Triple = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
+Cut = tuple[slice, bool]
+"""Voxels along an axis that the same patches cover, and whether the one in question is the last of them."""
 OFTEN = 2.0
 """Patches that cover a voxel, on average, from which a tiling is dense."""
 
@@ -78,20 +80,16 @@ class Tiling:
         """The (j, k) starts of the patches of one slab."""
         return list(itertools.product(self.starts[1], self.starts[2]))
 
-    def cells(self, axis: int) -> dict[int, tuple[slice, slice]]:
-        """Along an axis, for each start of a patch: the voxels that no patch before covers, and those that no later one does."""
+    def cells(self, axis: int) -> dict[int, list[Cut]]:
+        """Along an axis, for each start of a patch: the patch, cut into what the same patches cover."""
         starts, size = self.starts[axis], self.patch[axis]
-        first = [max([start, *(s + size for s in starts[max(n - 1, 0) : n])]) for n, start in enumerate(starts)]
-        last = [min([start + size, *starts[n + 1 : n + 2]]) for n, start in enumerate(starts)]
-        return {s: (slice(a, s + size), slice(s, b)) for s, a, b in zip(starts, first, last, strict=True)}
-
-    def shared_rows(self) -> np.ndarray:
-        """Which rows along i of the padded image hold voxels that more than one patch covers, bool."""
-        covers = [np.zeros(n, np.int64) for n in self.padded]
-        for axis, starts in enumerate(self.starts):
-            for start in starts:
-                covers[axis][start : start + self.patch[axis]] += 1
-        return (covers[0] > 1) | any(bool((cover > 1).any()) for cover in covers[1:])
+        ends = sorted({end for s in starts for end in (s, s + size)})
+        found: dict[int, list[Cut]] = {}
+        for n, start in enumerate(starts):
+            after = starts[n + 1] if n + 1 < len(starts) else start + size
+            inside = [end for end in ends if start <= end <= start + size]
+            found[start] = [(slice(a, b), b <= after) for a, b in itertools.pairwise(inside)]
+        return found
 
     def pad(self, array: np.ndarray) -> np.ndarray:
         """The image (C, I, J, K) with zeros, or its edge, around it where it is smaller than a patch."""
@@ -99,30 +97,6 @@ class Tiling:
             return array
         after = [m - n - b for n, m, b in zip(self.shape, self.padded, self.before, strict=True)]
         return np.pad(array, [(0, 0), *zip(self.before, after, strict=True)], "edge" if self.edge else "constant")
-
-
-def common(box: Box, other: Box) -> Box:
-    """The voxels of two boxes; a box without any where they share none."""
-    low, high = zip(
-        *((max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, other, strict=True)), strict=True
-    )
-    if any(a >= b for a, b in zip(low, high, strict=True)):
-        return (slice(0, 0),) * 3
-    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))  # type: ignore[return-value]
-
-
-def without(box: Box, hole: Box, axes: Sequence[int] = (0, 1, 2)) -> list[Box]:
-    """The voxels of a box that are not in a hole inside of it, as boxes that share none; cut along ``axes`` in this order."""
-    if any(cut.start >= cut.stop for cut in hole):
-        return [box] if all(cut.start < cut.stop for cut in box) else []
-    left, parts = list(box), []
-    for axis in axes:
-        outer, inner = left[axis], hole[axis]
-        for cut in (slice(outer.start, inner.start), slice(inner.stop, outer.stop)):
-            if cut.start < cut.stop:
-                parts.append(tuple(cut if n == axis else left[n] for n in range(3)))
-        left[axis] = inner
-    return parts  # type: ignore[return-value]
 
 
 def _starts(size: int, patch: int, overlap: float) -> tuple[int, ...]:

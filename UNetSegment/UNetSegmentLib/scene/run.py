@@ -133,7 +133,7 @@ class Run:
             numbering,
             options,
             on_answer=lambda array: self._fill((slice(None),) * 3, array),
-            on_slab=self._fill if grows else None,
+            on_slab=self._fill,
             on_grown=self._grow if grows else None,
             on_progress=on_progress,
             on_warnings=self._warn,
@@ -214,6 +214,7 @@ class Run:
             target = self._target if self._grown is None else self._grown
             if target is not None and self._leave(target):
                 target = None
+            if self._is_left:  # in a layer that has not got all slabs
                 passes.transfer(self._voxels, outcome.array.T, passes.count())
             self._others.stop()
             left = completed(target, self._names)

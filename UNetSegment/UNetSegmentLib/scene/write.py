@@ -132,6 +132,7 @@ def _empty(extent: tuple[int, ...], scalar_type: int, matrix: Any) -> tuple[Any,
     image.GetPointData().GetScalars().SetName("ImageScalars")
     image.SetGeometryFromImageToWorldMatrix(matrix)
     voxels = vtk_to_numpy(image.GetPointData().GetScalars())
+    passes.in_large_pages(voxels)
     return image, voxels.reshape(image.GetDimensions()[::-1])
 
 

@@ -7,11 +7,12 @@ thread, so that a panel can touch widgets and scene in them.
 from __future__ import annotations
 
 import collections
+import functools
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import UNetSegmentError, WorkerError
@@ -20,6 +21,7 @@ from . import protocol
 from .job import Job
 from .memory import sweep
 from .process import Child, Inside
+from .spare import Spare
 
 SILENCE, FIRST_SILENCE = 60.0, 180.0
 """Seconds without a sign of life after which a worker counts as hung; and without the first one: where a virus scanner reads
@@ -31,6 +33,8 @@ GRACE = 3.0
 BREATH, BREATH_INSIDE = 0.003, 0.015
 """Seconds a poll waits while there is something to do, for a worker that is a process or a thread of this one. Slicer holds
 Python's lock while its window waits for events: threads run only while the main thread is in Python and waits there."""
+ENDING = 0.9
+"""Fraction of a request from which on its answer may come any moment."""
 HANDING_OVER = "unetsegment-hand-over"
 """Name of the threads that copy volumes for a worker."""
 _CRASHED = "exit abnormally"
@@ -67,6 +71,7 @@ class Worker:
         self._sending = threading.RLock()  # held while a process takes another's place, too
         self._events: queue.Queue[tuple[Any, str, Any]] = queue.Queue()
         self._jobs: dict[int, Job] = {}
+        self._spare = Spare(self._forget)
         self._next, self._silent, self._polled = 0, 0.0, 0.0
         self.has_answered, self._last_words = False, ""
 
@@ -79,6 +84,11 @@ class Worker:
     def is_busy(self) -> bool:
         """Whether a request is under way."""
         return bool(self._jobs)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether a request is about to be answered."""
+        return any(job.fraction >= ENDING for job in self._jobs.values())
 
     @property
     def pid(self) -> int | None:
@@ -95,6 +105,7 @@ class Worker:
             return
         if self._process is not None:
             self._process.end()
+        self._spare.drop()
         self._process, self._last_words = None, ""
         self._process = Inside(self._read) if self.is_inside else Child(self._command, self._read, self._read_log)
         threading.Thread(target=sweep, daemon=True).start()
@@ -127,7 +138,8 @@ class Worker:
                 ``on_warnings(list)`` gets what looks wrong about the volumes, once, before the first patch and only
                 where something does; see :func:`predict.sanity.check`. Two are called in a thread of the client's,
                 which is the place to copy voxels: ``on_slab(box, array)`` with the result's array, final inside of the
-                box, and ``on_answer(array)`` before ``on_done``. ``on_grown()`` follows ``on_slab``.
+                box, and ``on_answer(array)`` before ``on_done``, unless the slabs were all of it. ``on_grown()`` follows
+                ``on_slab``.
 
         Raises:
             WorkerError: The process cannot be started.
@@ -136,7 +148,8 @@ class Worker:
         self.start()
         self._enter(job)
         arguments = (job, list(volumes), dict(numbering), options or {})
-        threading.Thread(target=self._share_and_send, name=HANDING_OVER, args=arguments, daemon=True).start()
+        job.hand_over = functools.partial(self._share_and_send, *arguments)
+        _in_thread(job.hand_over)
         return job
 
     def cancel(self, job: Job) -> None:
@@ -191,6 +204,7 @@ class Worker:
         """End the process and everything it started; jobs under way end with an error."""
         with self._sending:
             process, self._process = self._process, None
+            self._spare.drop()
         if process is not None:
             process.end()
         self._fail(list(self._jobs.values()), WorkerError(words))
@@ -230,17 +244,26 @@ class Worker:
             process.send(line)
 
     def _share_and_send(self, job: Job, volumes: list[Volume], numbering: dict[int, int], options: Any) -> None:
-        """In a thread: hand a prediction over."""
+        """In a thread: hand a prediction over; once more where the worker went that holds the memory given to it."""
         try:
-            self._ask(job, "predict", {"model": job.model, **job.share(volumes, numbering), "options": options})
+            is_sent = False
+            while not is_sent:
+                process = self._process
+                job.let_go()
+                handed = job.share(volumes, numbering, self._spare)
+                with self._sending:
+                    if is_sent := process is self._process or not job.is_bound or job.finished:
+                        self._ask(job, "predict", {"model": job.model, **handed, "options": options})
         except UNetSegmentError as error:
             self._events.put((None, "failed", (job.number, error)))
         except Exception as error:
             words = f"The volume could not be handed over ({type(error).__name__}: {error})."
             self._events.put((None, "failed", (job.number, WorkerError(words))))
         finally:
-            if job.finished:  # ended meanwhile: nobody else lets go of what was made since
+            if job.finished and not job.was_begun:  # ended meanwhile: nobody else lets go of what was made since
+                names = [shared.name for shared in job.shared]
                 job.let_go()
+                self._forget(names)
 
     def _read(self, process: Any, line: bytes) -> None:
         """In the reading thread: a line of the process."""
@@ -250,6 +273,7 @@ class Worker:
             self._events.put((process, "message", None))
             return
         if message.get("method") == "alive" and not self._jobs:  # nobody polls, nobody need know
+            self._spare.tend()
             return
         number = message.get("id") if "result" in message else message.get("params", {}).get("id")
         job = self._jobs.get(number)  # type: ignore[arg-type]
@@ -290,8 +314,21 @@ class Worker:
             self._finish(self._jobs.get(message.get("id")), result=message.get("result"))
 
     def _finish(self, job: Job | None, result: Any = None, error: UNetSegmentError | None = None) -> None:
-        if job is not None and self._jobs.pop(job.number, None) is not None:
+        if job is None or self._jobs.pop(job.number, None) is None:
+            return
+        names = {shared.name for shared in job.shared}
+        try:
             job.finish(result, error)
+        finally:
+            free, job.free = [shared.pass_on() for shared in job.free], []
+            if not free or self._jobs or not self.is_alive or not self._spare.keep(free):
+                free = []
+            self._forget(names - {shared.name for shared in free})
+
+    def _forget(self, names: Iterable[str]) -> None:
+        """Let the worker let go of memory with these names."""
+        if names := list(names):
+            self._send(protocol.encode({"method": "forget", "params": {"names": names}}))
 
     def _fail(self, jobs: Sequence[Job], error: UNetSegmentError) -> None:
         for job in jobs:
@@ -311,6 +348,7 @@ class Worker:
         error = WorkerError(f"{what}. {_NEXT}")
         with self._sending:
             process, self._process = self._process, None
+            self._spare.drop()
             if process is not None:  # what it started may still be there
                 process.end()
             if waiting:
@@ -325,7 +363,10 @@ class Worker:
         self._note(f"{what}; a fresh one was started.")
         for job in jobs:
             job.was_sent_again = True
-            if job.line is not None:  # else its volumes are still being copied
+            if job.line is not None and job.is_bound and job.hand_over is not None:
+                job.line = None
+                _in_thread(job.hand_over)
+            elif job.line is not None:  # else its volumes are still being copied
                 self._send(job.line)
 
     def _watch(self, now: float) -> None:
@@ -348,3 +389,7 @@ class Worker:
         if code == 1 and _CRASHED in last:
             return "it crashed or was ended from outside, perhaps because memory was short"
         return f"code {code}" + (f": {last[:200]}" if last and code != -15 else "")
+
+
+def _in_thread(hand_over: Callable[[], None]) -> None:
+    threading.Thread(target=hand_over, name=HANDING_OVER, daemon=True).start()

@@ -15,6 +15,7 @@ from ..predict import Progress
 from ..predict.reports import InputWarning
 from ..volume import Volume
 from .memory import SharedArray
+from .spare import Spare
 
 _CALLBACKS = ("on_done", "on_error", "on_progress", "on_slab", "on_grown", "on_answer", "on_warnings")
 
@@ -24,7 +25,8 @@ class Outcome:
     """What a prediction gave.
 
     Args:
-        memory: Where the numbers are; (K, J, I), as Slicer stores them.
+        memory: Where the numbers are; (K, J, I), as Slicer stores them. Where ``on_answer`` copied them, they are gone when
+            ``on_done`` has returned.
         voxels: Count of voxels by label value.
         provenance: What was run.
     """
@@ -45,7 +47,9 @@ class Job:
 
     For its :class:`Worker` alone: ``number`` and ``line``, the request as it is sent, once it can be; ``model``, which a
     worker that ended may not have survived; ``was_begun``, the worker works on it; ``was_sent_again``, its first worker ended
-    before that; ``shared``, the memory of the volumes and then of the result.
+    before that; ``hand_over``, copies the volumes and sends it, until it was begun; ``shared``, the memory of the volumes and
+    then of the result; ``is_bound``, no other worker has it; ``fraction``, how much is done; ``free``, what of it is of no use
+    to anybody once ``on_done`` has returned.
     """
 
     on_done: Callable[[Any], None] | None = None
@@ -64,7 +68,11 @@ class Job:
     was_begun: bool = False
     was_sent_again: bool = False
     cancelled_at: float | None = None
+    hand_over: Callable[[], None] | None = None
     shared: list[SharedArray] = field(default_factory=list)
+    fraction: float = 0.0
+    is_bound: bool = False
+    free: list[SharedArray] = field(default_factory=list)
 
     @property
     def is_cancelled(self) -> bool:
@@ -75,32 +83,31 @@ class Job:
         """Note that it is not wanted any more."""
         self.cancelled_at = time.monotonic()
 
-    def share(self, volumes: Sequence[Volume], numbering: dict[int, int]) -> dict[str, Any]:
+    def share(self, volumes: Sequence[Volume], numbering: dict[int, int], spare: Spare) -> dict[str, Any]:
         """In a thread: copy voxels to shared memory, and make room for the result; both as JSON, for the worker.
 
         Raises:
             WorkerError: There is no room, or what a volume holds are no plain numbers.
         """
-        entries = []
-        for volume in volumes:
-            voxels = volume.array[0].T  # (k, j, i): as Slicer stores them, so this is one straight copy
-            if voxels.dtype.kind not in "buif":
+        # (k, j, i): as Slicer stores them, so this is one straight copy
+        voxels = [volume.array[0].T for volume in volumes]
+        for volume, values in zip(volumes, voxels, strict=True):
+            if values.dtype.kind not in "buif":
                 raise WorkerError(f"Volume '{volume.channels[0]}' does not hold plain numbers.")
-            array = self._room(voxels.shape, voxels.dtype)
-            array.fill(voxels)
-            matrix = volume.grid.ijk_to_ras.ravel().tolist()
-            entries.append({"array": array.describe(), "ijk_to_ras": matrix, "name": volume.channels[0]})
-        target = self._room(volumes[0].grid.shape[::-1], _smallest(numbering))
+        needs = [(values.shape, values.dtype) for values in voxels]
+        self.is_bound = spare.room([*needs, (volumes[0].grid.shape[::-1], _smallest(numbering))], self.shared)
+        *inputs, target = self.shared
+        for array, values in zip(inputs, voxels, strict=True):
+            array.fill(values)
+        entries = [
+            {"array": array.describe(), "ijk_to_ras": v.grid.ijk_to_ras.ravel().tolist(), "name": v.channels[0]}
+            for array, v in zip(inputs, volumes, strict=True)
+        ]
         return {
             "volumes": entries,
             "labels": target.describe(),
             "numbering": [list(pair) for pair in numbering.items()],
         }
-
-    def _room(self, shape: tuple[int, ...], dtype: Any) -> SharedArray:
-        made = SharedArray.create(shape, dtype)
-        self.shared.append(made)
-        return made
 
     def copied(self, message: dict[str, Any]) -> None:
         """In the reading thread: let the caller copy what is there of the result."""
@@ -109,7 +116,9 @@ class Job:
         if not held or self.is_cancelled:
             return
         if "result" in message and on_answer is not None:
-            on_answer(held[0].array.T)
+            answer = message["result"]
+            if on_slab is None or not isinstance(answer, dict) or answer.get("given") is not True:
+                on_answer(held[0].array.T)
         elif message.get("method") == "slab" and on_slab is not None:
             box = _box(message.get("params", {}))
             if box is not None:
@@ -122,7 +131,7 @@ class Job:
             KeyError, TypeError, ValueError, OverflowError: It cannot be read.
         """
         if method == "begun":
-            self.was_begun = True
+            self.was_begun, self.hand_over = True, None
         elif method == "attached":
             for shared in self.shared:
                 shared.forget_name()
@@ -130,6 +139,7 @@ class Job:
             return None
         elif method == "progress" and (on_progress := self.on_progress) is not None:
             report = Progress(str(params["stage"]), float(params["fraction"]), str(params["message"]))
+            self.fraction = report.fraction
             left = params.get("seconds_left")
             left = None if left is None else float(left)
             return lambda: on_progress(report, left)
@@ -144,22 +154,26 @@ class Job:
 
     def finish(self, result: Any = None, error: UNetSegmentError | None = None) -> None:
         """Let go of what it held, and call back."""
-        self.finished = True
+        self.finished, self.hand_over = True, None
         if self.is_cancelled:  # also where the answer came first: who cancels wants nothing
             error, result = Cancelled(), None
         if error is None and self.shared:
             try:
                 voxels = {int(value): int(count) for value, count in result["voxels"].items()}
                 result = Outcome(self.shared[-1], voxels, dict(result["provenance"]))
-                self.shared.pop().forget_name()
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
                 error, result = WorkerError("The answer of the model's process cannot be read; run it again."), None
-        self.let_go()
+        if error is not None:
+            self.let_go()
+        self.free, self.shared = self.shared, []
+        for shared in self.free:
+            shared.forget_name()
+        if self.on_answer is None:
+            del self.free[-1:]  # the result is whose who asked for it
         self.result, self.error = result, error
         on_done, on_error = self.on_done, self.on_error
-        for (
-            name
-        ) in _CALLBACKS:  # whoever waits for this job holds it: held in return, both would keep the result in memory
+        # whoever waits for this job holds it: held in return, both would keep the result in memory
+        for name in _CALLBACKS:
             setattr(self, name, None)
         if error is not None and on_error is not None:
             on_error(error)

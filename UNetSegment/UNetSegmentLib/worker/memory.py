@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import copy
 import errno
 import os
 import secrets
@@ -36,6 +37,8 @@ LARGE = 1 << 22
 _LISTED = Path("/dev/shm")
 """Where Linux lists shared memory. Windows frees it with its last holder; macOS lists it nowhere."""
 _LOCK = threading.Lock()
+Need = tuple[tuple[int, ...], Any]
+"""Shape and type of an array."""
 
 
 class SharedArray:
@@ -72,9 +75,16 @@ class SharedArray:
 
     @classmethod
     def attach(cls, described: dict[str, Any]) -> SharedArray:
-        """The memory that another process described."""
-        with _untracked():
-            memory = _open(name=described["name"])
+        """The memory that another process described.
+
+        Raises:
+            WorkerError: It is gone.
+        """
+        try:
+            with _untracked():
+                memory = _open(name=described["name"])
+        except FileNotFoundError:
+            raise WorkerError("The memory that holds the volume is gone; run it again.") from None
         shared = cls(memory, tuple(described["shape"]), np.dtype(described["dtype"]))
         shared._named = True  # whoever attached may remove the name as well
         return shared
@@ -89,7 +99,7 @@ class SharedArray:
             WorkerError: There is no room for it.
         """
         if self.array.nbytes >= LARGE and values.flags.c_contiguous:
-            with contextlib.suppress(FileNotFoundError), open(_LISTED / self._memory.name, "r+b", buffering=0) as file:
+            with contextlib.suppress(FileNotFoundError), open(_LISTED / self.name, "r+b", buffering=0) as file:
                 try:
                     left = memoryview(values.reshape(-1)).cast("B")
                     while left:
@@ -99,9 +109,14 @@ class SharedArray:
                 return
         passes.transfer(self.array, values, passes.count())
 
+    @property
+    def name(self) -> str:
+        """The name; for good that of this memory, whether others can attach by it or not."""
+        return self._memory.name
+
     def describe(self) -> dict[str, Any]:
         """What :meth:`attach` needs, as JSON."""
-        return {"name": self._memory.name, "shape": list(self.array.shape), "dtype": self.array.dtype.str}
+        return {"name": self.name, "shape": list(self.array.shape), "dtype": self.array.dtype.str}
 
     def forget_name(self) -> None:
         """Remove the name: nobody else can attach, and the memory goes when its holders do."""
@@ -109,6 +124,12 @@ class SharedArray:
             self._named = False
             with _untracked(), contextlib.suppress(FileNotFoundError):
                 self._memory.unlink()
+
+    def pass_on(self) -> SharedArray:
+        """The memory for another use: this array is empty from now on."""
+        other = copy.copy(self)
+        self.array, self._named = np.empty(0), False
+        return other
 
     def close(self) -> None:
         """Let go. Where somebody still looks at the array, the memory stays until they do no longer."""

@@ -1,6 +1,7 @@
 """What client and worker say: JSON-RPC 2.0 messages, one per line, UTF-8; arrays go through shared memory.
 
-Requests: ``hello``, ``load`` (a model, to have it warm), ``predict``, ``shutdown``. Notifications to the worker: ``cancel``.
+Requests: ``hello``, ``load`` (a model, to have it warm), ``predict``, ``shutdown``. Notifications to the worker: ``cancel``, ``forget``
+(shared memory; that of a request it fulfilled it holds until then, and another request may name it again).
 Notifications from the worker: ``alive`` (every second); of a request ``begun``, ``attached`` (it holds the shared memory),
 ``progress``, ``warnings``, ``slab``.
 """

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -45,6 +45,7 @@ class Server:
         self._cancelled: set[Any] = set()
         self._gone = threading.Event()
         self._warm: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
+        self._held: dict[str, SharedArray] = {}
 
     def serve(self) -> None:
         """Work until the client goes or says ``shutdown``."""
@@ -92,6 +93,9 @@ class Server:
 
     def _handle(self, message: dict[str, Any]) -> None:
         number, method = message.get("id"), message.get("method")
+        if method == "forget":
+            self._forget(message.get("params", {}).get("names"))
+            return
         try:
             call = {"hello": self._hello, "load": self._load, "predict": self._predict}.get(str(method))
             if call is None:
@@ -133,21 +137,33 @@ class Server:
     def _predict(self, number: Any, params: dict[str, Any]) -> dict[str, Any]:
         """Label shared volumes into shared memory; see :meth:`client.Worker.predict` for the parameters."""
         described = [*(entry["array"] for entry in params["volumes"]), params["labels"]]
-        shared = [SharedArray.attach(each) for each in described]
+        shared = {each["name"]: self._held.pop(each["name"], None) or SharedArray.attach(each) for each in described}
         try:
-            for each in shared:
+            for each in shared.values():
                 each.forget_name()  # at once: nothing is left behind, however both sides end
             self._send({"method": "attached", "params": {"id": number}})
-            return self._answer(number, params, shared)
+            result = self._answer(number, params, list(shared.values()))
+            self._held |= shared
+            shared = {}
+            return result
         finally:
-            for each in shared:
+            for each in shared.values():
                 each.close()
+
+    def _forget(self, names: Any) -> None:
+        """Let go of shared memory."""
+        for name in list(names) if isinstance(names, Collection) else ():
+            if isinstance(name, str) and name in self._held:
+                self._held.pop(name).close()
+        if not self._held:
+            for predictor in self._warm.values():
+                predictor.rest()
 
     def _answer(self, number: Any, params: dict[str, Any], shared: list[SharedArray]) -> dict[str, Any]:
         *inputs, target = (each.array.T for each in shared)
         options = params.get("options", {})
         threads = passes.count(options.get("threads"))
-        began, told = time.monotonic(), 0.0
+        began, told, given = time.monotonic(), 0.0, 0
 
         def cancel() -> bool:
             return number in self._cancelled or self._gone.is_set()
@@ -162,6 +178,8 @@ class Server:
                 self._send({"method": "progress", "params": {"id": number, **words, "seconds_left": left}})
 
         def on_slab(slab: Slab) -> None:
+            nonlocal given
+            given += slab.labels.size
             if not np.may_share_memory(target, slab.labels):
                 passes.transfer(target[slab.box], slab.labels, threads, table)
             box = [[cut.start, cut.stop] for cut in slab.box]
@@ -190,12 +208,14 @@ class Server:
         into = target if plain else None
         result = predictor.predict(volume, progress, cancel, on_slab, warnings=warnings, into=into, **kept)
         array = result.labels.array
-        if array is not target and (model.manifest.postprocessing or table[0]):  # the slabs were not all of it
+        later = bool(model.manifest.postprocessing)
+        if array is not target and (later or table[0]):  # the slabs were not all of it
             passes.transfer(target, array, threads, table)
         counts = passes.counts(array, len(table), threads)
         if not kept.keys() - {"region"}:  # what else is left out is not known beforehand
             self._note(model, options, predictor, volume.grid, result.provenance, time.monotonic() - ready)
-        return {"provenance": result.provenance, "voxels": {str(v): int(counts[v]) for v in numbering[:, 0]}}
+        voxels = {str(v): int(counts[v]) for v in numbering[:, 0]}
+        return {"provenance": result.provenance, "voxels": voxels, "given": given == target.size and not later}
 
     def _note(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ def state(distribution: str, places: Sequence[str] | None = None) -> State:
 def _look(place: Path, distribution: str) -> tuple[list[Path], Path | None, list[Path]]:
     """In a folder of packages: the notes (``.dist-info``), the package's folder, and what pip has moved aside."""
     try:
-        names = [entry.name for entry in place.iterdir()]
+        names = os.listdir(place)
     except OSError:  # a zip, or not there
         return [], None, []
     wanted = _plain(distribution)
@@ -93,7 +94,8 @@ def _judge(place: Path, distribution: str, notes: list[Path], folder: Path | Non
             return State(version)  # some distributors keep no record
         return State(version, "its installation was stopped halfway", strays)
     package = f"{_plain(distribution).replace('-', '_')}/__init__.py"
-    lines = [line for line in record.splitlines() if package in line or any(end in line for end in _MAYBE)]
+    ends = [package, *(end for end in _MAYBE if end in record)]
+    lines = [line for line in record.splitlines() if any(end in line for end in ends)]
     paths = [row[0] for row in csv.reader(lines) if row and (row[0] == package or _LIBRARY.search(row[0]))]
     lost = [path for path in paths if not (place / path).is_file()]
     if lost:
