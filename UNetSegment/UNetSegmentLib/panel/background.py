@@ -11,7 +11,7 @@ import qt
 if TYPE_CHECKING:
     from ..worker import Worker
 
-POLL_MS, SOON_MS = 30, 8
+POLL_MS, SOON_MS = 30, 4
 """Milliseconds between two polls, and where the answer is expected any moment."""
 
 

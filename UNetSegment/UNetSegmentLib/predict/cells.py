@@ -38,6 +38,7 @@ class Cells:
         self._is_here = False
         self._sums: dict[Triple, Any] = {}
         self._free = free
+        self._parts: dict[tuple[tuple[int, int], ...], Any] = {}
 
     def took(self, start: Triple, answer: Any | None) -> Iterator[tuple[Box, Answers | None, bool]]:
         """Take the answer (F, *patch) to the patch at ``start``, NumPy or torch, which may be written to; None where it was not
@@ -74,6 +75,7 @@ class Cells:
     def _stay_here(self) -> None:
         """From now on all sums are in main memory."""
         self._is_here, self._weight = True, self._here
+        self._parts.clear()
         for place, sums in self._sums.items():
             self._sums[place] = sums.cpu().numpy()
 
@@ -85,6 +87,7 @@ class Cells:
             return answer.float().cpu().numpy()
         elif isinstance(self._weight, np.ndarray) and not is_here:
             self._weight = passes.like(answer, self._here)
+            self._parts.clear()
         return answer
 
     def _add(self, place: Triple, box: Box, start: Triple, answer: Any) -> Any:
@@ -99,7 +102,7 @@ class Cells:
                 self._stay_here()
                 answer = self._where_sums_are(answer)
                 self._sums[place] = self._new(shape, answer)
-        sums, part, weight = self._sums[place], answer[(slice(None), *within)], self._weight[within]
+        sums, part, weight = self._sums[place], answer[(slice(None), *within)], self._weights(within)
         *totals, norm = sums if self.means else (*sums, None)
         if isinstance(answer, np.ndarray):
             passes.add_weighted(totals, norm, part, weight, self.threads, begins)
@@ -113,6 +116,13 @@ class Cells:
             norm.copy_(weight) if begins else norm.add_(weight)
         return answer
 
+    def _weights(self, within: Box) -> Any:
+        """The weights of a part of a patch, together in memory: many patches have the same parts."""
+        key = tuple((cut.start, cut.stop) for cut in within)
+        if key not in self._parts:
+            self._parts[key] = passes.together(self._weight[within])
+        return self._parts[key]
+
     def _new(self, shape: tuple[int, ...], answer: Any) -> Any:
         if not isinstance(answer, np.ndarray):
             return answer.new_empty(shape)
@@ -122,16 +132,20 @@ class Cells:
         return found if fits else passes.empty(shape, np.float32, self._here)
 
     def _answers(self, box: Box, start: Triple, sums: Any | None, answer: Any | None) -> Answers:
+        weights = None if sums is None or answer is None else self._weights(_within(box, start))
+
         def answers(part: Box) -> Any:
-            within = _within(part, start)
-            last = None if answer is None else passes.together(answer[(slice(None), *within)])
+            last = None if answer is None else passes.together(answer[(slice(None), *_within(part, start))])
             if sums is None:
                 return last
-            kept = sums[(slice(None), *_within(part, [cut.start for cut in box]))]
+            here = _within(part, [cut.start for cut in box])
+            kept = sums[(slice(None), *here)]
             total, norm = (kept[:-1], kept[-1]) if self.means else (kept, None)
             if last is not None:
-                weight = passes.together(self._weight[within])
-                total = last * weight + total
+                weight = weights[here]
+                last *= weight
+                last += total
+                total = last
                 norm = None if norm is None else norm + weight
             return total if norm is None else total / norm
 

@@ -78,8 +78,11 @@ class Decision:
         winner: np.ndarray | None = None
         for number, c in enumerate(self.order if self.regions else range(1, len(outputs)), start=1):
             better = np.greater(outputs[c], self.threshold if best is None else best)
-            index = np.multiply(better.view(np.uint8), kind(number), dtype=kind)
-            winner = index if winner is None else np.maximum(winner, index, out=winner)
+            if winner is None:
+                winner = better.view(np.uint8).astype(kind, copy=False)
+            else:
+                index = np.multiply(better.view(np.uint8), kind(number), dtype=kind)
+                np.maximum(winner, index, out=winner)
             if best is not None and number + 1 < len(outputs):
                 best = np.maximum(best, outputs[c], out=None if number == 1 else best)
         return np.zeros_like(outputs[0], kind) if winner is None else winner

@@ -168,14 +168,15 @@ def transfer(
     near = order(source)  # the axes as the source has them in memory
     back = [near.index(axis) for axis in range(3)]
     plain = table is None and then is None and target.dtype == source.dtype  # nothing to keep in the cache
-    straight = blocks(slice(0, len(target)), target[:1].size, _LONG_RUN if plain else None)
+    straight = blocks(slice(0, len(target)), target[:1].size, _LONG_RUN if plain else 2 * BLOCK)
     parts = bricks(target.shape) if turned else [(cut,) for cut in straight]
 
     def work(cut: slice) -> None:
+        room: list[np.ndarray] = []
         for here in parts[cut]:
             values = source[here]
             if turned:
-                values = _gathered(values.transpose(near)).transpose(back)
+                values = _gathered(values.transpose(near), room).transpose(back)
             if table is not None:
                 values = table[values]
             target[here] = values
@@ -185,13 +186,15 @@ def transfer(
     share(work, len(parts), threads if target.size >= THREADED_FROM else 1)
 
 
-def _gathered(part: np.ndarray) -> np.ndarray:
-    """A copy of an array whose axes lie in memory in this order. Rows far apart in memory by a power of two share few places in
-    the processor's cache; here they lie close together, and not by a power of two."""
-    *lead, last = part.shape
-    copy = np.empty((*lead, last + _RUN), part.dtype)[..., :last]
-    copy[...] = part
-    return copy
+def _gathered(part: np.ndarray, room: list[np.ndarray]) -> np.ndarray:
+    """A copy of an array whose axes lie in memory in this order, in ``room`` where one as large was made there. Rows far apart in
+    memory by a power of two share few places in the processor's cache; here they lie close together, and not by a power of
+    two."""
+    if not room or room[0].shape != part.shape:
+        *lead, last = part.shape
+        room[:] = [np.empty((*lead, last + _RUN), part.dtype)[..., :last]]
+    room[0][...] = part
+    return room[0]
 
 
 def rows(shape: Sequence[int], axes: Sequence[int], voxels: int) -> list[tuple[slice, slice, slice]]:
@@ -249,7 +252,7 @@ def add_weighted(
     axis = slowest(weight)
 
     def work(cut: slice) -> None:
-        for rows in blocks(cut, weight.size // weight.shape[axis]):
+        for rows in blocks(cut, weight.size // weight.shape[axis], 4 * BLOCK):
             here = along(axis, rows)
             close = together(weight[here])
             for total, value in zip(totals, values, strict=True):

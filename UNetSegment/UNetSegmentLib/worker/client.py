@@ -7,12 +7,13 @@ thread, so that a panel can touch widgets and scene in them.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import UNetSegmentError, WorkerError
@@ -33,8 +34,8 @@ GRACE = 3.0
 BREATH, BREATH_INSIDE = 0.003, 0.015
 """Seconds a poll waits while there is something to do, for a worker that is a process or a thread of this one. Slicer holds
 Python's lock while its window waits for events: threads run only while the main thread is in Python and waits there."""
-ENDING = 0.9
-"""Fraction of a request from which on its answer may come any moment."""
+ENDING, LAST_BREATH = 0.9, 0.008
+"""Fraction of a request from which on its answer may come any moment; a poll then waits for the first word, so long at most."""
 HANDING_OVER = "unetsegment-hand-over"
 """Name of the threads that copy volumes for a worker."""
 _CRASHED = "exit abnormally"
@@ -163,15 +164,9 @@ class Worker:
 
         What a callback raises comes out here; the work goes on at the next call.
         """
-        if self._jobs:
-            time.sleep(BREATH_INSIDE if self.is_inside else BREATH)
         now, before = time.monotonic(), self._polled
         self._polled, self._silent = now, self._silent + min(now - before, ATTENTION)
-        while True:
-            try:
-                process, kind, content = self._events.get_nowait()
-            except queue.Empty:
-                break
+        for process, kind, content in self._happened():
             if kind == "log":
                 if self._log is not None:
                     self._log(content)
@@ -208,6 +203,18 @@ class Worker:
         if process is not None:
             process.end()
         self._fail(list(self._jobs.values()), WorkerError(words))
+
+    def _happened(self) -> Iterator[tuple[Any, str, Any]]:
+        """What threads have put down since; while there is something to do, after a breath that lets them run."""
+        breath = BREATH_INSIDE if self.is_inside else BREATH
+        with contextlib.suppress(queue.Empty):
+            if self.is_ending:
+                yield self._events.get(timeout=max(breath, LAST_BREATH))
+            elif self._jobs:
+                time.sleep(breath)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self._events.get_nowait()
 
     def _met(self, result: Any) -> None:
         try:
