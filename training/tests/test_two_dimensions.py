@@ -52,7 +52,7 @@ def test_pictures_to_a_packed_model(disks, tmp_path, valid):
     )
     options = ["--config", str(tmp_path / "fit.toml"), "--device", "cpu", "--set", "momentum=0.9"]
     if valid:
-        options += ["--set", "steps_per_epoch=2", "--epochs", "4"]
+        options += ["--set", "steps_per_epoch=8", "--epochs", "6"]
     assert main(["fit", str(disks), str(run), *options]) == 0
     card.write_text(json.dumps(CARD))
     assert main(["pack", str(disks), str(run), str(model), "--card", str(card)]) == 0
