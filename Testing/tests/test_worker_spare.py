@@ -194,7 +194,7 @@ def test_memory_goes_with_the_worker_that_held_it(worker, model):
 
 @needs_engine
 def test_a_fresh_worker_that_is_given_the_memory_of_another_says_so(worker, model, monkeypatch):
-    """As where a worker ends between the two."""
+    """It is handed over once more where the client knows of it; the worker does not rely on that."""
     segment(worker, model, image())
     monkeypatch.setattr(worker._spare, "drop", lambda: None)
     worker.stop()
